@@ -150,6 +150,12 @@ def axis_label(data: GroupedData, name: str) -> str:
     return data.axis_labels.get(name, plain_text(name))
 
 
+def response_label(data: GroupedData, rows: GroupedData) -> str:
+    """The label of the axis of responses of `rows`, by the labels of `data`: of their endpoint, where they have one."""
+    names = {label_text(value) for value in endpoint_values(rows)[rows.rows].tolist()} if rows.endpoint else set()
+    return axis_label(data, names.pop() if len(names) == 1 else data.y_name)
+
+
 def x_column(data: GroupedData, x: str | None) -> str:
     """`x`, or the first x column where None. **Raises:** OptionError where there is no such column."""
     names = [name for name in data.x if name != data.endpoint] or list(data.x)

@@ -11,7 +11,7 @@ from jaxnlme.drawing.style import BLUE, DARK, GREY, SKY, VERMILLION, plain_text
 
 # Points from which on dots are smaller and paler.
 MANY, VERY_MANY = 400, 4000
-# Points of a smooth curve, fewest points it is drawn for, and most it is computed from (every k-th beyond).
+# Points of a smooth curve, fewest points it is drawn for, and most it is computed from (a random part beyond).
 SMOOTH_POINTS, FEWEST, MOST_SMOOTHED = 80, 8, 20_000
 # Marker by the kind of a response: observed, below a limit, above one, in an interval.
 CENSORED = {1: ("v", "below the limit"), 2: ("^", "above the limit"), 3: ("d", "in an interval")}
@@ -103,8 +103,9 @@ def smooth(ax: Any, x: Any, y: Any, log: bool = False, label: str | None = None)
     x, y = (np.log(x[keep]), np.log(y[keep])) if log else (x[keep], y[keep])
     if len(x) < FEWEST or len(np.unique(x)) < 4:
         return None
-    order = np.argsort(x, kind="stable")[:: max(len(x) // MOST_SMOOTHED, 1)]
-    x, y = x[order], y[order]
+    if len(x) > MOST_SMOOTHED:  # not every k-th row: rows may have an order in which that is one of few times
+        part = np.random.default_rng(0).choice(len(x), MOST_SMOOTHED, replace=False)
+        x, y = x[part], y[part]
     # At points of the data only: between clusters of them local lines would be extrapolations.
     at = np.unique(np.quantile(x, np.linspace(0.0, 1.0, SMOOTH_POINTS), method="nearest"))
     curve = local_regression(x, y, at)
@@ -120,12 +121,14 @@ def boxes(ax: Any, values: Sequence[np.ndarray], names: Sequence[str]) -> None:
         boxprops={"facecolor": SKY, "alpha": 0.35, "edgecolor": BLUE}, medianprops={"color": BLUE, "lw": 1.6},
         whiskerprops={"color": BLUE}, capprops={"color": BLUE}, manage_ticks=False,
     )  # fmt: skip
+    many = sum(map(len, values)) > MANY
+    look = {"ms": 1.5, "alpha": 0.25, "mec": "none"} if many else {"ms": 2.5, "alpha": 0.6}
     for k, part in enumerate(values):
         # Spread from side to side by rank, so that equal values do not hide each other; the same in every run.
         offset = (
             0.36 * (np.argsort(np.argsort(np.sin(np.arange(len(part)) * 12.9898))) + 0.5) / max(len(part), 1) - 0.18
         )
-        dots(ax, k + offset, part, DARK, ms=2.5 if len(part) <= MANY else 1.5, alpha=0.6 if len(part) <= MANY else 0.25)
+        dots(ax, k + offset, part, DARK, **look)
     texts = [f"{plain_text(name)}\nn = {len(part)}" for name, part in zip(names, values, strict=True)]
     ax.set_xticks(range(len(names)), texts)
     ax.set_xlim(-0.6, len(names) - 0.4)

@@ -15,7 +15,9 @@ from jaxnlme.signatures import documented_by
 if TYPE_CHECKING:
     import pandas as pd
 
+    from jaxnlme.refits.cross_validation import CrossValidation
     from jaxnlme.refits.influence import Influence
+    from jaxnlme.refits.sir import Sir
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -70,3 +72,31 @@ class InferenceMethods(DiagnosticMethods):
         from jaxnlme.refits.influence import influence
 
         return influence(self, by, **options)
+
+    @documented_by("refits.sir.sir")
+    def sir(self, *counts: Any, **options: Any) -> Sir:
+        """The distribution of the estimates by sampling importance resampling; see `jaxnlme.refits.sir.sir`.
+
+        **Example:**
+
+        ```python
+        print(fit.sir(200, 50).intervals(0.9))
+        ```
+        """
+        from jaxnlme.refits.sir import sir
+
+        return sir(self, *counts, **options)
+
+    @documented_by("refits.cross_validation.cross_validate")
+    def cross_validate(self, k: int = 10, **options: Any) -> CrossValidation:
+        """The log-likelihood of groups left out of the fit; see `jaxnlme.refits.cross_validation.cross_validate`.
+
+        **Example:**
+
+        ```python
+        print(fit.cross_validate(k=4, seed=1))
+        ```
+        """
+        from jaxnlme.refits.cross_validation import cross_validate
+
+        return cross_validate(self, k, **options)

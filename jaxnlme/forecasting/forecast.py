@@ -12,6 +12,7 @@ import numpy as np
 from jaxnlme.arguments import check_choice, require_host
 from jaxnlme.binding.bind import Binding
 from jaxnlme.data._endpoints import endpoint_values
+from jaxnlme.data._pictures import axis_label, response_label
 from jaxnlme.drawing.panels import axes_in_row
 from jaxnlme.drawing.style import BLUE, DARK, VERMILLION, picture, style_axes
 from jaxnlme.errors import OptionError, check_level, check_whole_number
@@ -230,12 +231,8 @@ class Forecast(Printable):
             ]
         draws = density.effects_at(params, np.asarray(self.posterior.effects))
         se = np.sqrt(np.diag(full @ self.posterior.covariance @ full.T))
-        columns = {
-            "mode": density.effects_at(params, mode[None])[0],
-            "se": se,
-            "mean": draws.mean(axis=0),
-            "sd": draws.std(axis=0),
-        }
+        at_mode = density.effects_at(params, mode[None])[0]
+        columns = {"mode": at_mode, "se": se, "mean": draws.mean(axis=0), "sd": draws.std(axis=0)}
         return pd.DataFrame(columns, index=pd.Index(names, name="effect"))
 
     # --- curves ---
@@ -320,8 +317,8 @@ class Forecast(Printable):
         axes.plot(data.x[self.patient.time_name][0][seen], data.y[0][seen], "o", color=VERMILLION, ms=5, label="levels")
         if log:
             axes.set_yscale("log")
-        axes.set_xlabel(self.patient.time_name)
-        axes.set_ylabel(self.fit.data.y_name)
+        axes.set_xlabel(axis_label(self.fit.data, self.patient.time_name))
+        axes.set_ylabel(response_label(self.fit.data, self.binding.data))
         title = f"{100 * self.level:g}% intervals of the patient's curve and of levels"
         converged = self.fit.converged
         axes.set_title(

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnlme.arguments import check_choice, check_flag, check_number
 from jaxnlme.binding.bind import Binding
+from jaxnlme.data._pictures import axis_label, response_label
 from jaxnlme.drawing.panels import axes_in_row
 from jaxnlme.drawing.style import BLUE, DARK, VERMILLION, picture, style_axes
 from jaxnlme.errors import OptionError, check_level
@@ -247,8 +248,8 @@ class Simulation(Printable):
             axes.axhline(check_number("threshold", threshold, -np.inf), color=VERMILLION, lw=1, ls="--")
         if log:
             axes.set_yscale("log")
-        axes.set_xlabel(self.time_name)
-        axes.set_ylabel(self.binding.data.y_name)
+        axes.set_xlabel(axis_label(self.fit.data, self.time_name))
+        axes.set_ylabel(response_label(self.fit.data, self.binding.data))
         title = f"{', '.join(names)} of {self.n_subjects} subjects"
         title += f", {100 * level:g}% intervals over {self.n_draws} draws" if self.n_draws > 1 else ""
         title = title if self.fit.converged else f"NOT CONVERGED\n{title}"

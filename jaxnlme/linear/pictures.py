@@ -37,7 +37,7 @@ class LinearPlots:
             raise AttributeError(name)
         raise AttributeError(
             f"fit.plot of a linear mixed model has no {name!r}; it has {', '.join(PICTURES)}, and fit.plot() is the "
-            "standard page."
+            "standard page. Fits of jn.fit and jn.glmer have the others."
         )
 
     @picture("fit.plot")

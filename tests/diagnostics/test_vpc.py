@@ -321,3 +321,14 @@ def test_too_many_strata() -> None:
     frame, simulated = table()
     with pytest.raises(jn.OptionError, match=r"240 strata by t, more than 40; .*'t': 3"):
         jn.vpc(frame, simulated, x="t", y="y", stratify="t")
+
+
+def test_the_observations_drawn_of_many_are_of_all_times() -> None:
+    """Six rows a group: every second row would be three of the times."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"id": np.repeat(np.arange(1000), 6), "t": np.tile(np.arange(6.0), 1000), "y": 0.0})
+    table["y"] = rng.normal(size=6000)
+    axes = jn.vpc(table, rng.normal(size=(20, 6000)), x="t", y="y", group="id").plot()
+    (drawn,) = (line for line in axes.get_lines() if line.get_label() == "observations (3000 of 6000)")
+    times, counts = np.unique(drawn.get_xdata(), return_counts=True)
+    assert len(times) == 6 and counts.min() > 400

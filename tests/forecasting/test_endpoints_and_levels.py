@@ -75,7 +75,8 @@ def test_endpoints(fit):
         jn.pkpd.exposure(of_model, between=(0, 12))
     with pytest.raises(DataError, match="several endpoints"):
         jn.pkpd.simulate(of_model, DOSES, TIMES, 3)
-    # A picture of one endpoint has the levels of that endpoint.
+    # A picture of one endpoint has its name and its levels.
+    assert one.plot().get_ylabel() == "1"
     forecast = jn.pkpd.forecast(
         of_model, data.select([0]), times=[1.0, 20.0], rows={"DVID": 2}, method="laplace", draws=200
     )

@@ -148,15 +148,16 @@ def _least_positive(observed: pd.DataFrame, simulated: pd.DataFrame, vpc: Vpc, c
 
 
 def _observations(panel: Any, table: pd.DataFrame) -> None:
-    """The observations, pale; of many an evenly spread part."""
+    """The observations under the bands, the paler the more there are; of many a part drawn at random, the same in every
+    run (every k-th row would be one of few times where groups have equally many rows)."""
     table = table[table["y"].notna()]
-    count = len(table)
-    step = max(-(-count // VPC.most_points), 1)
-    size, alpha = (3.4, 0.45) if count < 500 else (2.6, 0.35)
-    label = "observations" if step == 1 else f"observations (1 of {step})"
-    x, y = table["x"].to_numpy()[::step], table["y"].to_numpy()[::step]
-    panel.plot(x, y, "o", ms=size, color=GREY, alpha=alpha, mew=0,
-               label=label, zorder=3)  # fmt: skip
+    count, drawn = len(table), min(len(table), VPC.most_points)
+    chosen = np.sort(np.random.default_rng(0).permutation(count)[:drawn])
+    size, alpha = (3.4, 0.45) if count < 500 else (2.4, max(250.0 / drawn, 0.15))
+    label = "observations" if drawn == count else f"observations ({drawn} of {count})"
+    x, y = table["x"].to_numpy()[chosen], table["y"].to_numpy()[chosen]
+    panel.plot(x, y, "o", ms=size, color=DARK if count >= 500 else GREY, alpha=alpha, mew=0, label=label,
+               zorder=3 if count < 500 else 1.5)  # fmt: skip
 
 
 def _band(panel: Any, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, label: str) -> None:
