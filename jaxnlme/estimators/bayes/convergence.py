@@ -64,11 +64,11 @@ def assess(
         if estimator.chains > 1 and effects is not None and 0 < len(effects[1]) <= CRITERIA.most_effects:
             of_effects = np.array([float(package.rhat(effects[0][..., k])) for k in range(len(effects[1]))])
             worst = float(np.nanmax(of_effects))
-            if worst > CRITERIA.largest_rhat:
-                bad = [effects[1][k] for k in np.flatnonzero(of_effects > CRITERIA.largest_rhat)]
+            if worst > CRITERIA.largest_effects_rhat:
+                bad = [effects[1][k] for k in np.flatnonzero(of_effects > CRITERIA.largest_effects_rhat)]
                 failures.append(
                     f"The chains disagree on the random effects of {some(bad)}: R-hat {worst:.3f} (limit "
-                    f"{CRITERIA.largest_rhat:g}). Allow more warmup and draws."
+                    f"{CRITERIA.largest_effects_rhat:g}). Allow more warmup and draws."
                 )
         bfmi = np.asarray(package.bfmi(record.energy), float)
     failures = [*_of_parameters(estimator, names, fixed, rhat, bulk, tail), *failures]

@@ -14,6 +14,8 @@ class SamplingCriteria:
 
     largest_rhat: float = 1.01
     """Rank-normalised split R-hat. Vehtari et al. (2021), Bayesian Analysis 16, 667-718."""
+    largest_effects_rhat: float = 1.05
+    """The same of the random effects: the largest of many, each of which is noisy."""
     least_ess_per_chain: float = 100.0
     """Effective draws, in the bulk and in the tails, for each chain; the same source."""
     most_divergent: float = 0.001

@@ -72,7 +72,7 @@ def grid_moments(data: jn.GroupedData) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def posterior() -> jn.Fit:
-    return jn.fit(binary_model(priors=PRIORS), binary_data(), ["laplace", jn.NUTS(draws=500, warmup=300, seed=3)])
+    return jn.fit(binary_model(priors=PRIORS), binary_data(), ["laplace", jn.NUTS(draws=500, warmup=300, seed=4)])
 
 
 # ---- exactness
@@ -197,7 +197,7 @@ def test_an_interrupted_run_keeps_its_draws(posterior: jn.Fit) -> None:
         return False
 
     fit = jn.fit(
-        posterior.model, posterior.data, jn.NUTS(draws=500, warmup=300, seed=3), start=posterior, callbacks=[interrupt]
+        posterior.model, posterior.data, jn.NUTS(draws=500, warmup=300, seed=4), start=posterior, callbacks=[interrupt]
     )
     assert fit.interrupted and not fit.converged
     assert fit.posterior is not None and fit.posterior.n_draws == 100
