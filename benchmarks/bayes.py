@@ -39,6 +39,7 @@ from provenance import about_this_process  # noqa: E402
 import jaxnlme as jn  # noqa: E402
 
 CHAINS = 4
+PROGRAMS = {"jaxnlme": None, "numpyro, non-centred": False, "numpyro, centred": True}
 Arrays = dict[str, Any]
 
 
@@ -187,18 +188,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--case", choices=sorted(CASES), action="append")
+    parser.add_argument("--program", choices=[*PROGRAMS], action="append")
     options = parser.parse_args()
     path = HERE / "results" / "bayes.json"
     out = json.loads(path.read_text()) if path.exists() else {"cases": {}}
     for case in options.case or sorted(CASES):
-        runs = {}
-        for name, centred in (("jaxnlme", None), ("numpyro, non-centred", False), ("numpyro, centred", True)):
+        for name in options.program or PROGRAMS:
+            centred = PROGRAMS[name]
             run = ours(case, options.draws) if centred is None else theirs(case, options.draws, centred)
             print(case, name, {key: value for key, value in run.items() if not isinstance(value, dict)}, flush=True)
-            runs[name] = run
-        out["cases"][case] = runs
-        out |= {"chains": CHAINS, "draws": options.draws, "about": about_this_process()}
-        path.write_text(json.dumps(out, indent=1) + "\n")
+            out["cases"].setdefault(case, {})[name] = run | {"draws": options.draws}
+            out |= {"chains": CHAINS, "about": about_this_process()}
+            path.write_text(json.dumps(out, indent=1) + "\n")
 
 
 if __name__ == "__main__":

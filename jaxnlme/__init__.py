@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jaxnlme.estimators.core.callbacks import Iteration as Iteration
     from jaxnlme.estimators.em.imp import IMP as IMP
     from jaxnlme.estimators.em.saem import SAEM as SAEM
+    from jaxnlme.estimators.gradient.method import Gradient as Gradient
     from jaxnlme.estimators.marginal.estimate import Estimate as Estimate
     from jaxnlme.estimators.marginal.estimate import estimate as estimate
     from jaxnlme.estimators.marginal.method import MaximumLikelihood as MaximumLikelihood
@@ -66,10 +67,13 @@ if TYPE_CHECKING:
     from jaxnlme.likelihood.log_likelihood import log_likelihood as log_likelihood
     from jaxnlme.likelihood.log_likelihood import log_likelihood_and_score as log_likelihood_and_score
     from jaxnlme.linear.record import LinearFit as LinearFit
+    from jaxnlme.model import effects as effects
     from jaxnlme.model import priors as priors
     from jaxnlme.model import transforms as transforms
     from jaxnlme.model.covariance import structures as covariances
     from jaxnlme.model.fixed import fixed as fixed
+    from jaxnlme.model.flow import Flow as Flow
+    from jaxnlme.model.networks import Networks as Networks
     from jaxnlme.model.parameters import Covariate as Covariate
     from jaxnlme.model.parameters import Parameter as Parameter
     from jaxnlme.model.params import Params as Params
@@ -156,6 +160,7 @@ _PUBLIC = {
     "group_log_likelihoods": ("likelihood.log_likelihood", "group_log_likelihoods"),
     "log_likelihood": ("likelihood.log_likelihood", "log_likelihood"),
     "LinearFit": ("linear.record", "LinearFit"),
+    "effects": ("model", "effects"),
     "priors": ("model", "priors"),
     "transforms": ("model", "transforms"),
     "covariances": ("model.covariance", "structures"),

@@ -25,7 +25,7 @@ ELSEWHERE = {
     "reml": "restricted=True maximises the restricted likelihood",
     "bounds": "a transform bounds a parameter, as in jn.Parameter('a', 0.5, 'logit(0, 1)')",
     "random": "jn.Parameter(..., random=True) has a random effect",
-    "optimizer": "the minimiser is that of the method",
+    "optimizer": "the minimiser is that of the method; jn.Gradient(optimiser=...) takes one of optax",
 }
 
 

@@ -60,6 +60,12 @@ ALLOWED = {
     ("benchmarks/reporting/first_fit.py", "rung"): "a key of results measured before version 0.2.0",
     ("benchmarks/study_gradients.py", "rung"): "a column of results measured before version 0.2.0",
     ("benchmarks/reporting/saem.py", "alone"): "a name in results measured before version 0.2.0",
+    ("jaxnlme/estimators/gradient/algorithm.py", "patience"): "early stopping: the field's name of the option",
+    ("jaxnlme/estimators/gradient/method.py", "patience"): "early stopping: the field's name of the option",
+    ("tests/estimators/gradient/test_training.py", "patience"): "early stopping: the field's name of the option",
+    ("benchmarks/study_networks.py", "patience"): "early stopping: the field's name of the option",
+    ("docs/research.md", "patience"): "early stopping: the field's name of the option",
+    ("notebooks/network_inside.ipynb", "patience"): "early stopping: the field's name of the option",
     ("benchmarks/README.md", "edge"): "a status that results measured before version 0.2.0 hold",
 }
 QUESTIONS = re.compile(r"(What|Whether|How|Where|When|Which|Who|Why)\b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ from jaxnlme.errors import ModelError
 from jaxnlme.model.covariates import CovariateColumns
 from jaxnlme.model.declaration import ModelDeclaration
 from jaxnlme.model.design import Design, Term, from_array, selection
+from jaxnlme.model.effects import TransformedEffects
+from jaxnlme.model.fixed import Fixed, number_of
 from jaxnlme.model.individual_parameters import AbstractIndividual, FunctionIndividual, LinearIndividual
 from jaxnlme.model.parameters import Covariate, Parameter
+from jaxnlme.model.transforms import Identity
 
 
 def individual_design(model: ModelDeclaration, data: GroupedData, like: Any) -> tuple[Any, ...]:
@@ -65,7 +69,46 @@ def individual_design(model: ModelDeclaration, data: GroupedData, like: Any) -> 
                 random_design = random_design.times_column(k, len(columns))
                 columns = [*columns, indicator]
     individual = LinearIndividual(names, transforms, fixed_design, random_design, nested)
+    if any(entry.distribution is not None for entry in parameters):
+        individual, more = with_distributions(individual, parameters, random)
+        beta_names = (*beta_names, *(name for name, _, _ in more))
+        starts += [float(transform.to_real(float(number_of(start)))) for _, start, transform in more]
+        fixed += [isinstance(start, Fixed) for _, start, _ in more]
+        scales = (*scales, *(None if isinstance(t, Identity) else t for _, _, t in more))
     return individual, columns, np.array(starts, float), np.array(fixed, bool), beta_names, scales, formulas, random
+
+
+def with_distributions(
+    linear: LinearIndividual, parameters: tuple[Parameter, ...], random: Any
+) -> tuple[TransformedEffects, list[tuple[str, Any, Any]]]:
+    """The individual parameters with the distributions of the random effects that parameters declare, and for each
+    shape parameter its name, its start and its transform; they follow the other entries of beta.
+
+    **Raises:** ModelError for an effect of nested levels, or whose variance differs by a factor, and with
+    random_design.
+    """
+    owners = random.parameters
+    if owners is None:
+        raise ModelError("distribution= belongs to Parameter(random=True), and random_design gives the random effects.")
+    more: list[tuple[str, Any, Any]] = []
+    distributions, positions = [], []
+    for k, owner in enumerate(owners):
+        entry = parameters[owner]
+        distribution = entry.distribution
+        distributions.append(distribution)
+        if distribution is None:
+            positions.append(())
+            continue
+        if random.depths[k] or random.indicators[k] is not None:
+            raise ModelError(
+                f"parameter {entry.name!r}: distribution= is of one random effect of the groups; those of nested "
+                "levels, or whose variance differs by a factor, are Gaussian."
+            )
+        first = linear.fixed.columns + len(more)
+        positions.append(tuple(range(first, first + len(distribution.shapes))))
+        more += [(f"{name}({entry.name})", start, transform) for name, start, transform in distribution.shapes]
+    longer = dataclasses.replace(linear, fixed=Design(linear.fixed.terms, linear.fixed.columns + len(more)))
+    return TransformedEffects(longer, tuple(distributions), tuple(positions)), more
 
 
 def formula_design(

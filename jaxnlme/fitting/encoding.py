@@ -35,8 +35,8 @@ from jaxnlme.likelihood.integrals import GaussHermite, Gaussian, ImportanceInteg
 from jaxnlme.likelihood.lindstrom_bates import Linearised
 from jaxnlme.likelihood.mode import ModeSearch
 from jaxnlme.results.criteria import Criteria
+from jaxnlme.results.fit_status import FitStatus
 from jaxnlme.results.inference import Information
-from jaxnlme.results.record import FitStatus
 from jaxnlme.results.stochastic import Replicate
 from jaxnlme.results.training import TrainingRecord
 from jaxnlme.sampling.metropolis import Moves

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from jaxnlme.data.grouped import GroupedData
 from jaxnlme.errors import OptionError
 from jaxnlme.results.criteria import Criteria, HasCriteria
-from jaxnlme.results.record import FitRecord, FitStatus
+from jaxnlme.results.fit_status import FitStatus
+from jaxnlme.results.record import FitRecord
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -231,12 +231,8 @@ class Forecast(Printable):
             ]
         draws = density.effects_at(params, np.asarray(self.posterior.effects))
         se = np.sqrt(np.diag(full @ self.posterior.covariance @ full.T))
-        columns = {
-            "mode": density.effects_at(params, mode[None])[0],
-            "se": se,
-            "mean": draws.mean(axis=0),
-            "sd": draws.std(axis=0),
-        }
+        at_mode = density.effects_at(params, mode[None])[0]
+        columns = {"mode": at_mode, "se": se, "mean": draws.mean(axis=0), "sd": draws.std(axis=0)}
         return pd.DataFrame(columns, index=pd.Index(names, name="effect"))
 
     # --- curves ---

@@ -27,6 +27,7 @@ from jaxnlme.likelihood.mode import ModeSearch
 from jaxnlme.likelihood.nested_quadrature import check_nodes, nested_quadrature
 from jaxnlme.likelihood.unit_layout import UnitLayout
 from jaxnlme.model.density import Density, Group
+from jaxnlme.model.effects import require_untransformed
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.block_arrow import factored_dense
 from jaxnlme.numerics.implicit import barrier
@@ -108,6 +109,8 @@ class LikelihoodApproximation(eqx.Module):
         """
         if self.needs_gaussian_moments:
             (require_gaussian_moments if self.at_mode else require_linearisable)(self.name, density)
+        if not self.at_mode:
+            require_untransformed(self.name, density)
         if density.levels is not None and isinstance(self.integral, GaussHermite) and self.integral.nodes > 1:
             check_nodes(self.integral.nodes, density)
 

@@ -31,6 +31,7 @@ from jaxnlme.likelihood.one_pass import OnePassGroup, one_pass_to_order
 from jaxnlme.likelihood.settings import INTEGRATION
 from jaxnlme.model import derivatives
 from jaxnlme.model.density import Density, Group
+from jaxnlme.model.effects import require_untransformed
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import number_to_array
 from jaxnlme.numerics.implicit import barrier
@@ -63,6 +64,7 @@ class Linearised(eqx.Module):
     def check(self, density: Density) -> None:
         """Check that the outcome has Gaussian moments. **Raises:** ModelError where it has none."""
         require_linearisable(self.name, density)
+        require_untransformed(self.name, density)
 
 
 @public("jn.LME")

@@ -76,8 +76,7 @@ def one_pass_to_order(method: Any, density: Density, params: Params, group: Grou
 
     **Arguments:** `method`: has the limits of the mode search as `search`; None if no modes are searched.
     **Returns:** None where the parameters are not linear on the transformed scale or vary within the group, or there
-    are no random effects, effects at nested levels (`nested.py`), effects that are not Gaussian, or too many
-    derivatives.
+    are no random effects, some that are not Gaussian or at nested levels (`nested.py`), or too many derivatives.
     """
     individual = density.individual
     gaussian = density.levels is None and density.effect_distribution is None
@@ -150,9 +149,8 @@ class OnePassGroup(TransformedGroup):
         """The gradient of the log joint density in `z` (random,), from first derivatives of the model."""
         prediction = partial_derivatives(self.predict, self.at(z), 1, self.searched)
         frozen = None if self.frozen is None else self.frozen.partials[0]
-        gradient = jax.grad(lambda f: self.rows(f, frozen, self.params.error, self.residual_factor))(
-            prediction.partial()
-        )
+        theta, factor = self.params.error, self.residual_factor
+        gradient = jax.grad(lambda f: self.rows(f, frozen, theta, factor))(prediction.partial())
         in_u = column([_dot((gradient, prediction.partial(k))) for k in range(self.n)])
         return as_vector(product(transposed(self.Z), in_u), self.q, z.dtype) - z
 

@@ -1,8 +1,8 @@
 """A flow: non-Gaussian random effects b = L S(z), with a transformation S of z ~ N(0, I) that is estimated.
 
 S is T with its mean and covariance under z ~ N(0, I) taken out, S(z) = K^-1 (T(z) - E T), K K' = Cov T, so that psi =
-L L' stays the covariance matrix of b, and b has mean zero, whatever T is. The moments are computed by Gauss-Hermite
-quadrature at every evaluation, and differentiated with it.
+L L' stays the covariance matrix of b, and b has mean zero, whatever T is. The moments are computed by quadrature
+at every evaluation, and differentiated with it.
 
 T of `jn.Flow()` acts on each effect by itself, and is increasing:
 
@@ -105,6 +105,11 @@ class Flow(AbstractEffectDistribution):
         return "the distribution of a flow"
 
     def resolve(self, effects: tuple[str, ...]) -> tuple[Flow, Any]:
+        """The flow of a model with the random effects called `effects`.
+
+        **Returns:** the flow, and its arrays in the free block.
+        **Raises:** ModelError for a transformation of too many effects, or of another number of them.
+        """
         q = len(effects)
         if self.transformation is not None:
             if q > MODEL.most_flow_effects:
@@ -136,17 +141,18 @@ class Flow(AbstractEffectDistribution):
     def transform(self, params: Params, z: Vector) -> Vector:
         function = with_arrays(self.transformation, part_of(params.free, "effects"))
         if isinstance(self.transformation, SumOfSteps):
-            points, log_weights = normal_grid(MODEL.flow_nodes, 1)
-            weights = jnp.asarray(np.exp(log_weights), z.dtype)[:, None]
+            points = np.linspace(-MODEL.flow_reach, MODEL.flow_reach, MODEL.flow_nodes)[:, None]
+            density = np.exp(-0.5 * points**2)
+            weights = jnp.asarray(density / density.sum(), z.dtype)
             values = jax.vmap(function)(jnp.broadcast_to(jnp.asarray(points, z.dtype), (len(points), z.shape[0])))
             mean = jnp.sum(weights * values, axis=0)
-            variance = jnp.sum(weights * (values - mean) ** 2, axis=0)
+            variance = jnp.sum(weights * (values - mean[None, :]) ** 2, axis=0)
             return (function(z) - mean) / jnp.sqrt(variance)
         points, log_weights = normal_grid(MODEL.joint_flow_nodes, z.shape[0])
         weights = jnp.asarray(np.exp(log_weights), z.dtype)[:, None]
         values = jax.vmap(function)(jnp.asarray(points, z.dtype))
         mean = jnp.sum(weights * values, axis=0)
-        centred = values - mean
+        centred = values - mean[None, :]
         return forward_solve(cholesky((weights * centred).T @ centred), function(z) - mean)
 
 

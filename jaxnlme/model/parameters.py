@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnlme.arguments import check_flag, number_or_given, positive_number, real_number
 from jaxnlme.errors import ModelError, shown
+from jaxnlme.model.effects import AbstractEffectShape, check_distribution
 from jaxnlme.model.fixed import Fixed, number_of
 from jaxnlme.model.priors import AbstractPrior
 from jaxnlme.model.settings import MODEL
@@ -77,6 +78,8 @@ class Parameter(eqx.Module):
       not estimated; 0 (or `jn.fixed(0)`): it is held at zero, and the model is fitted without this random effect. A
       dictionary gives one of these for each level: `{"Subject": 0.3, "Occasion": 0.1}`.
     - `prior`: prior density of beta, on the transformed scale (MAP estimation).
+    - `distribution`: that of the random effect: `jn.effects.BoxCox()`, skewed, or `jn.effects.StudentT()`, with heavy
+      tails, whose shape is estimated; None: Gaussian.
 
     **Raises:** ModelError for a start outside the domain of the transform, a transform with an exponent (Box-Cox), or a
     name that is no Python name or is reserved.
@@ -96,6 +99,7 @@ class Parameter(eqx.Module):
     fix: bool = eqx.field(static=True, default=False)
     sd: Any = eqx.field(default=None, converter=lambda value: _sd(value))
     prior: AbstractPrior | None = None
+    distribution: AbstractEffectShape | None = None
 
     def __new__(cls, *args: Any, **options: Any) -> Parameter:
         """A new object. **Raises:** ArgumentError for arguments that `__init__` does not take."""
@@ -127,6 +131,12 @@ class Parameter(eqx.Module):
                     f"parameter {self.name!r}: sd must be positive, one number, zero or jn.fixed(...); received "
                     f"{shown(sd)}."
                 )
+        check_distribution(self.name, self.distribution, self.random)
+        if self.distribution is not None and self.distribution.standardises and self.sd is not None:
+            raise ModelError(
+                f"parameter {self.name!r} has sd, and the scale of its random effect is that of its distribution: give "
+                "jn.effects.StudentT(scale=...) instead."
+            )
         if self.prior is not None and not isinstance(self.prior, AbstractPrior):
             raise ModelError(
                 f"parameter {self.name!r}: prior must be an object of jn.priors; received {shown(self.prior)}."
@@ -158,10 +168,14 @@ class Parameter(eqx.Module):
     @property
     def holds_sd(self) -> bool:
         """True if the standard deviation of a random effect is held fixed."""
+        if self.distribution is not None and self.distribution.standardises:
+            return True
         return any(isinstance(sd, Fixed) for sd in (self.sd.values() if isinstance(self.sd, Mapping) else (self.sd,)))
 
     def sd_of(self, level: str) -> Any:
-        """The option `sd` for the random effect by `level`."""
+        """The option `sd` for the random effect by `level`; one, held, for a distribution with a scale of its own."""
+        if self.distribution is not None and self.distribution.standardises:
+            return Fixed(1.0)
         return self.sd.get(level) if isinstance(self.sd, Mapping) else self.sd
 
     def sd_start_range(self, level: str) -> tuple[float, float]:

@@ -37,9 +37,12 @@ class ModelSettings:
     """Centres of the steps of a flow at the start, from minus to plus this many SDs of z: 87% of the distribution."""
     flow_start: float = 0.01
     """Height of the steps of a flow at the start, in SDs of z: close to Gaussian, with a gradient."""
-    flow_nodes: int = 48
-    """Gauss-Hermite nodes for mean and variance of the flow of one effect: exact to 1e-5 for steps that take a third of
-    an SD of z or more."""
+    flow_nodes: int = 97
+    """Equidistant nodes of the trapezoidal rule for mean and variance of the flow of one effect, which is exact to 1e-8
+    for a steepness up to 5, to 4e-4 for one of 10 (Gauss-Hermite nodes are farther apart, 48 of them exact to 1e-4 for
+    one of 2)."""
+    flow_reach: float = 6.0
+    """The nodes reach to this many SDs of z on either side; beyond is a probability of 2e-9."""
     joint_flow_nodes: int = 12
     """Nodes for each effect, for the moments of a flow of all effects together."""
     most_flow_effects: int = 3

@@ -11,9 +11,8 @@ import numpy as np
 
 from jaxnlme.arguments import check_choice, require_host
 from jaxnlme.binding.problem import Problem
-from jaxnlme.errors import FitError, OptionError
+from jaxnlme.errors import OptionError
 from jaxnlme.estimators.core.objective import unflatten
-from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.row_weights import has_rows, row_slopes
 from jaxnlme.model.params import Params
@@ -21,6 +20,7 @@ from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.central_differences import central_differences
 from jaxnlme.numerics.compiling import compiled
 from jaxnlme.precision import x64
+from jaxnlme.refits.likelihood_at import information_of, require_approximation
 from jaxnlme.refits.refits import check_option_names, natural_se, pack_on_host
 from jaxnlme.refits.settings import BOOTSTRAP
 from jaxnlme.results.display import Printable, Table, number
@@ -38,7 +38,7 @@ BY = ("groups", "observations")
 @check_option_names
 @public("fit.influence")
 def influence(fit: FitRecord, by: str = "groups") -> Influence:
-    """How far the estimates move with the weight of each group, or of each observation.
+    """Change of the estimates with the weight of each group, or of each observation.
 
     With t the estimates, H the observed information and g the gradient of the objective's term of a case, the implicit
     function theorem gives dt/dw = H^-1 g at w = 1, w a factor of the weight of the case. Leaving the case out changes t
@@ -62,7 +62,7 @@ def influence(fit: FitRecord, by: str = "groups") -> Influence:
     """
     require_host("fit.influence")
     check_choice("by", by, BY)
-    info = _information(fit)
+    info = information_of(fit, "influence")
     covariance = info.covariance
     assert covariance is not None
     slopes, index = _of_groups(fit, info) if by == "groups" else _of_observations(fit, info)
@@ -175,29 +175,6 @@ def natural_slopes(fit: FitRecord) -> np.ndarray:
     return slope
 
 
-def _information(fit: FitRecord) -> Information:
-    """The information of a fit to which the theorem applies. **Raises:** as `influence`."""
-    if not fit.converged:
-        raise FitError(f"influence needs a fit that converged. {fit.status}", fit)
-    if fit.restricted:
-        raise OptionError(
-            "influence is that of a maximum of a sum over groups, which a restricted likelihood is not; fit the model "
-            "without restricted=True (method 'lme' for 'relme'), or use fit.jackknife() of such a fit."
-        )
-    if fit.params.free is not None:
-        raise OptionError(
-            "influence needs the information of all parameters, and the weights of networks have none; use a bootstrap."
-        )
-    info = fit.information
-    if info is None or info.covariance is None:
-        raise FitError(
-            "influence needs the observed information, which this fit has not (standard_errors=False, or it is "
-            f"singular). {fit.status}",
-            fit,
-        )
-    return info
-
-
 def _of_groups(fit: FitRecord, info: Information) -> tuple[np.ndarray, Any]:
     """The weighted scores (groups, active) of the groups with a weight, and their labels."""
     import pandas as pd
@@ -212,12 +189,7 @@ def _of_observations(fit: FitRecord, info: Information) -> tuple[np.ndarray, Any
     """Derivatives (observations, active) of the scores in the weights of rows, and labels (group, row)."""
     import pandas as pd
 
-    if not isinstance(fit.estimator, MaximumLikelihood):
-        raise OptionError(
-            "by='observations' needs a fit that maximises a likelihood approximation ('focei', ...); this one is by "
-            f"{fit.method}. Fit the model that way from these estimates: jn.fit(model, data, 'focei', start=fit)."
-        )
-    data, method = fit.data, fit.estimator.method
+    data, method = fit.data, require_approximation(fit, "by='observations'").method
     with x64():
         problem, params, modes = on_device((fit.binding.problem, fit.params, fit.modes))
         if not has_rows(problem, params):

@@ -175,3 +175,21 @@ BOOTSTRAP = BootstrapSettings()
 IDENTIFIABILITY = IdentifiabilityCriteria()
 MULTISTART = MultistartSettings()
 PROFILE = ProfileSettings()
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class SirSettings:
+    """Sampling importance resampling (`sir.py`) and log-likelihoods at many points (`likelihood_at.py`)."""
+
+    points_at_a_time: int = 50
+    """Points of one call of the compiled program."""
+    samples: tuple[int, ...] = (500, 1000, 2500)
+    resamples: tuple[int, ...] = (100, 200, 500)
+    """Draws and resampled draws of each iteration: a fifth, as in Dosne's first steps."""
+    better: float = 0.05
+    """Gain in log-likelihood of a draw over the estimates above which a sentence says so."""
+    least_ess: float = 0.1
+    """Effective number of the last draws, as a share of them, below which a sentence says that the proposal is poor."""
+
+
+SIR = SirSettings()

@@ -245,7 +245,7 @@ def _on_natural_scale(
     density, p = binding.density, len(binding.density.beta_names)
     natural = np.full((len(values), 3), np.nan)
     cv = np.full(len(values), np.nan)
-    logs = {p.name for p in binding.model.parameters if isinstance(p.transform, Log)}
+    logs = {p.name for p in binding.model.parameters if isinstance(p.transform, Log) and p.distribution is None}
     # A limit of a very wide interval may overflow; it is then infinite.
     with np.errstate(over="ignore", under="ignore"):
         for k, transform in enumerate(binding.transforms):

@@ -12,12 +12,12 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.model import NLMEModel
 from jaxnlme.binding.user_scale import psi_of
 from jaxnlme.data.grouped import GroupedData
-from jaxnlme.errors import FitError, Status, check_level
+from jaxnlme.errors import FitError, check_level
 from jaxnlme.model.networks import Networks, trained
 from jaxnlme.model.params import Params
 from jaxnlme.results.by_level import effect_columns, effects_by_level
 from jaxnlme.results.criteria import Criteria, HasCriteria, criteria
-from jaxnlme.results.display import StatusSentences
+from jaxnlme.results.fit_status import FitStatus
 from jaxnlme.results.inference import Information, estimates_table
 from jaxnlme.signatures import documented_by
 
@@ -27,43 +27,6 @@ if TYPE_CHECKING:
     from jaxnlme.results.posterior.record import Posterior
     from jaxnlme.results.stochastic import Sampling
     from jaxnlme.results.training import TrainingRecord
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class FitStatus(StatusSentences):
-    """Status of a fit.
-
-    **Fields:** `sentences`, first that it converged or not; `code` and `evaluations` (groups,), a Status and the cost
-    of the last mode search of each group; `labels` (groups,); `left_out`, pairs of the label of a group left out at the
-    user's request and the reason; `variance`, `ess` (groups,), Monte Carlo variance and effective number of draws of
-    each log-likelihood.
-    """
-
-    sentences: tuple[str, ...]
-    labels: np.ndarray
-    code: np.ndarray
-    evaluations: np.ndarray
-    left_out: tuple[tuple[Any, str], ...] = ()
-    variance: np.ndarray | None = None
-    ess: np.ndarray | None = None
-
-    @property
-    def groups(self) -> pd.DataFrame:
-        """A row per group: status, sentence, evaluations of the mode search; where the likelihood is drawn, its Monte
-        Carlo standard error and the effective number of draws."""
-        import pandas as pd
-
-        rows = [
-            (label, Status(int(c)).name, Status(int(c)).sentence, int(e))
-            for label, c, e in zip(self.labels, self.code, self.evaluations, strict=True)
-        ]
-        rows += [(label, Status.left_out.name, reason, 0) for label, reason in self.left_out]
-        table = pd.DataFrame(rows, columns=["group", "status", "sentence", "evaluations"]).set_index("group")
-        if self.variance is not None and self.ess is not None and np.isfinite(self.ess).any():
-            nothing = np.full(len(self.left_out), np.nan)
-            table["monte carlo se"] = np.concatenate([np.sqrt(self.variance), nothing])
-            table["ess"] = np.concatenate([self.ess, nothing])
-        return table
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

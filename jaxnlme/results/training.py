@@ -91,5 +91,12 @@ class TrainingRecord(Printable):
         for k in marks:
             known = [step for step in held if step <= k + 1]
             value = number(held[max(known)]) if known else ""
-            rows.append([str(k + 1), number(-self.objective[k] / self.groups), number(self.gradient_norm[k], 3), value])
+            rows.append(
+                [
+                    str(k + 1),
+                    number(float(-self.objective[k]) / self.groups),
+                    number(float(self.gradient_norm[k]), 3),
+                    value,
+                ]
+            )
         return [Table("", ("step", "loss", "gradient", "held-out log-likelihood"), rows)]

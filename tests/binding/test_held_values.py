@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import jaxnlme as jn
-from jaxnlme.results.inference import _is_fixed
+from jaxnlme.results.inference import is_fixed
 
 
 def curve(phi, x):
@@ -32,7 +32,7 @@ def held(covariance: object = "full", error: object = "constant", sd: dict | Non
 
 
 def fixed_names(binding) -> list[str]:
-    return [n for n, fixed in zip(binding.density.reported_names, _is_fixed(binding), strict=True) if fixed]
+    return [n for n, fixed in zip(binding.density.reported_names, is_fixed(binding), strict=True) if fixed]
 
 
 def test_by_keyword_and_in_the_parameter() -> None:

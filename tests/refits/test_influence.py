@@ -92,6 +92,37 @@ def test_large_correlations_are_named(table) -> None:
     assert fit.condition_number > 100
 
 
+def test_standard_errors_of_three_kinds(fit) -> None:
+    table = fit.standard_errors()
+    np.testing.assert_allclose(table["observed"], fit.estimates["se"], rtol=1e-12)
+    np.testing.assert_allclose(table["sandwich"], fit.estimates["robust se"], rtol=1e-12)
+    scores = fit.information.scores
+    inverse = np.linalg.inv(scores.T @ scores)
+    np.testing.assert_allclose(table.loc["a", "outer product"], np.sqrt(inverse[0, 0]), rtol=1e-8)
+
+
+def test_sensitivity_against_refits(data) -> None:
+    """To a slope that is held, and to mean and SD of a prior of log a."""
+
+    def model(s, mean, sd):
+        prior = jn.priors.Normal(mean, sd)
+        parameters = [jn.Parameter("a", 5.0, "log", random=True, prior=prior), jn.Parameter("s", s, fix=True)]
+        return jn.NLMEModel(growth, parameters, error="proportional")
+
+    at, h = np.array([0.1, 1.5, 0.1]), 1e-3
+    fit = jn.fit(model(*at), data, "focei", tolerance=1e-14)
+    record = fit.sensitivity()
+    start = {name: value for name, value in fit.values.items() if name != "s"}
+    for k, name in enumerate(("s", "prior of a: mean", "prior of a: sd")):
+        ends = []
+        for sign in (1, -1):
+            changed = at + sign * h * np.eye(3)[k]
+            ends.append(pd.Series(jn.fit(model(*changed), data, "focei", start=start, tolerance=1e-14).values))
+        slope = (ends[0] - ends[1])[record.columns] / (2 * h)
+        difference = (record.loc[name] - slope) / fit.standard_errors()["observed"]
+        assert abs(difference).max() < 2e-3 * abs(slope / fit.standard_errors()["observed"]).max(), name
+
+
 def test_against_case_deletion(fit) -> None:
     """The tangent predicts the changes of the refits without a group, to second order."""
     deleted, tangent = fit.jackknife(progress=False).influence, fit.influence().influence

@@ -24,7 +24,7 @@ from jaxnlme.report.render import MissingReportLibrary, _json, grid_html
 from jaxnlme.report.settings import REPORT
 from jaxnlme.report.write import report
 from jaxnlme.results.display import number
-from jaxnlme.results.record import FitStatus
+from jaxnlme.results.fit_status import FitStatus
 
 
 class Parsed(HTMLParser):

@@ -23,6 +23,14 @@ SHADES = {"burn-in": "#d9d9d9", "annealing": "#fdebc8", "full steps": "#d7ecf8",
 AFTER_PHASES = "fixed parameters and Newton steps"
 
 
+def _loss_range(loss: np.ndarray) -> tuple[float, float]:
+    """Limits of an axis for losses by step: the first ones, far above the others, are cut."""
+    finite = loss[np.isfinite(loss)]
+    low, high = (float(np.min(finite)), float(np.quantile(finite, 0.95))) if len(finite) else (0.0, 1.0)
+    margin = 0.08 * max(high - low, 1e-12)
+    return low - margin, high + margin
+
+
 class AbstractConvergencePictures(AbstractPlotter):
     """Pictures of convergence."""
 
@@ -62,6 +70,51 @@ class AbstractConvergencePictures(AbstractPlotter):
         style_axes(ax)
         self._title(panels, f"Progress of {self.fit.method}", created)
         return ax
+
+    @picture("fit.plot.training")
+    def training(self, ax: Any = None) -> Panels:
+        """The training of `jn.Gradient`: minus the objective for each group by step, its mean over passes or blocks of
+        steps, and for held-out groups their mean log-likelihood with the step whose parameters were kept.
+
+        **Arguments:** `ax`: one axes, or two with held-out groups; created where None.
+        **Returns:** the axes (panels,).
+        **Raises:** OptionError for a fit by another method, or one that took no step.
+
+        **Example:**
+
+        ```python
+        trained = jn.fit(model, data, jn.Gradient(steps=20, held_out=0.25, polish="none"))
+        trained.plot.training()
+        ```
+        """
+        record = self.fit.training
+        if record is None or not len(record.objective):
+            raise OptionError(
+                f"{self.fit.method} has no record of a training: fit by jn.Gradient(...), or draw fit.plot.history()."
+            )
+        held = record.held_out_groups > 0
+        panels = axes_in_row(ax, 1 + held, (4.6, 3.4))
+        loss, step = -record.objective / record.groups, np.arange(1, len(record.objective) + 1)
+        width = max(1, min(record.steps_per_pass, len(loss) // 10))
+        ends = np.arange(width, len(loss) + 1, width)
+        means = [float(np.mean(loss[end - width : end])) for end in ends]
+        panels[0].plot(step, loss, color=SKY, lw=0.7, label="a batch")
+        panels[0].plot(ends - 0.5 * width, means, color=BLUE, lw=1.6, label=f"mean of {width} steps")
+        panels[0].set_ylim(*_loss_range(loss))
+        panels[0].set(xlabel="step", ylabel="loss for each group")
+        panels[0].legend()
+        if held:
+            values = record.held_out / record.held_out_groups
+            panels[1].plot(record.check_step, values, "o-", ms=3.5, lw=1.4, color=BLUE, mec="white", mew=0.5)
+            panels[1].axvline(
+                record.best_step, color=VERMILLION, lw=1.0, ls="--", label=f"kept: step {record.best_step}"
+            )
+            panels[1].set(xlabel="step", ylabel="held-out log-likelihood for each group")
+            panels[1].legend()
+        for panel in panels:
+            style_axes(panel)
+        self._title(panels, f"Training: {self.fit.method}", ax is None)
+        return panels
 
     @picture("fit.plot.trajectories")
     def trajectories(self, names: Sequence[str] | str | None = None, ax: Any = None) -> Panels:

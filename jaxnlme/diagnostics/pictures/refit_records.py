@@ -98,7 +98,8 @@ def draw_bootstrap(record: Any, level: float = 0.95, kind: str = "percentile", a
     """Histograms of the replicates that converged, a panel per parameter, with the estimate (solid line) and the
     interval (dashed lines).
 
-    **Arguments:** `record`: a Bootstrap; `level`, `kind`: as of `Bootstrap.intervals`; `ax`: one axes per parameter.
+    **Arguments:** `record`: a Bootstrap or a Sir; `level`, `kind`: as of `Bootstrap.intervals`; `ax`: one axes per
+    parameter, created where None.
     **Returns:** the axes (parameters,).
     **Raises:** OptionError for another number of axes, and for intervals that cannot be computed.
     """
@@ -116,7 +117,8 @@ def draw_bootstrap(record: Any, level: float = 0.95, kind: str = "percentile", a
         panel.set(xlabel=str(name), yticks=[])
         style_axes(panel)
         panel.spines["left"].set_visible(False)
-    title = f"{len(values)} bootstrap replicates, {kind} intervals at {100 * level:g}%"
+    what = getattr(record, "what", "bootstrap replicates")
+    title = f"{len(values)} {what}, {kind} intervals at {100 * level:g}%"
     write_title(panels, title, ax is None, record.fit.converged)
     return panels
 

@@ -23,8 +23,9 @@ from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
+from jaxnlme.results.fit_status import FitStatus
 from jaxnlme.results.posterior.record import Posterior
-from jaxnlme.results.record import FitRecord, FitStatus
+from jaxnlme.results.record import FitRecord
 
 
 def mean_params(binding: Binding, packed: np.ndarray, reported: np.ndarray) -> Params:

@@ -137,7 +137,7 @@ class ChainRun:
         rows = target.problem.n_rows * estimator.chains
         self._once = rows
         program = _block(estimator.diagonal, estimator.target_acceptance, estimator.max_tree_depth)
-        self._program = compiled(program, rows * RUN.block * RUN.gradients_per_step, often=True)
+        self._program = compiled(program, max(rows, RUN.least_rows), often=True)
         self.states = self._start()
 
     def _start(self) -> ChainState:

@@ -34,7 +34,8 @@ class Iteration:
 
     **Fields:** `iteration` (from 0); `evaluations` of the objective so far; `log_likelihood`; `expected_gain` of a
     further step (log-likelihood units); `seconds` since the start; `params`, also as `values` by name; `procedure`:
-    "ALT" for the alternation of Lindstrom and Bates, "LAP" for the likelihood approximations; `state`: "init", "iter"
+    "ALT" for the alternation of Lindstrom and Bates, "LAP" for the likelihood approximations, "GRADIENT" for steps of
+    `jn.Gradient` (whose log-likelihood is an estimate by the batch, and gain unknown); `state`: "init", "iter"
     or "done"; `inner`: the inner minimiser, if the callback has `every_stage`.
 
     **Example:**

@@ -116,6 +116,9 @@ class Progress(ProgressLine):
         """Show the `iteration`; never stops the fit."""
         if math.isfinite(iteration.log_likelihood):
             self.trace.append(iteration.log_likelihood)
+        if iteration.procedure == "GRADIENT":
+            self.show(f"step {iteration.iteration}, log-likelihood by the batch {iteration.log_likelihood:.1f}")
+            return False
         text = f"iteration {iteration.iteration}, log-likelihood {iteration.log_likelihood:.4f}, "
         self.show(f"{text}expected gain {iteration.expected_gain:.0e}")
         return False

@@ -16,7 +16,8 @@ from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.devices import Processes
 from jaxnlme.results.criteria import weighted_totals
-from jaxnlme.results.record import FitRecord, FitStatus
+from jaxnlme.results.fit_status import FitStatus
+from jaxnlme.results.record import FitRecord
 
 
 def versions() -> dict[str, str]:

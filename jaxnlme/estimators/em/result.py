@@ -43,7 +43,8 @@ from jaxnlme.estimators.em.post_estimation import (
 from jaxnlme.estimators.em.rounds.newton import newton_point
 from jaxnlme.estimators.em.run import Run
 from jaxnlme.model.params import Params
-from jaxnlme.results.record import FitRecord, FitStatus
+from jaxnlme.results.fit_status import FitStatus
+from jaxnlme.results.record import FitRecord
 from jaxnlme.results.stochastic import Replicate, Sampling
 
 

@@ -159,18 +159,18 @@ class TrainingRun:
 
     def _notify(self, seconds: float) -> None:
         training = self.training
-        log_likelihood, norm = self.columns["log_likelihood"][-1], self.columns["gradient_norm"][-1]
+        log_likelihood, gain = self.columns["log_likelihood"][-1], float("nan")
         entry = {
             "iteration": training.step,
             "evaluations": training.step,
             "log_likelihood": log_likelihood,
-            "expected_gain": float("nan"),
+            "expected_gain": gain,
             "seconds": seconds,
         }
         self.history.append(entry)
         params = jax.tree.map(np.asarray, unflatten(training.template, training.x()))
         record = Iteration(
-            training.step, training.step, log_likelihood, norm, seconds, params, training.binding, "GRADIENT"
+            training.step, training.step, log_likelihood, gain, seconds, params, training.binding, "GRADIENT"
         )
         self.stopped = self.callbacks.notify(record)
 

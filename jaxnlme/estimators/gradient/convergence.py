@@ -1,5 +1,5 @@
-"""What a training by gradients adds to the convergence of a fit: how well the weights are determined, and why a fit
-without a polish does not count as converged."""
+"""Convergence after a training by gradients: how well the weights are determined, and why a fit without a polish does
+not count as converged."""
 
 from __future__ import annotations
 

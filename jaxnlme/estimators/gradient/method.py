@@ -163,7 +163,11 @@ class Gradient(AbstractEstimator):
         return copy
 
     def polish_of(self, n_weights: int) -> str:
-        """The polish made: "all", "dense" or "none", for a number of trained weights."""
+        """The polish that is made.
+
+        **Arguments:** `n_weights`: number of trained weights.
+        **Returns:** "all", "dense" or "none".
+        """
         if self.polish is not None:
             return self.polish
         if self.precision == "float32" or n_weights > POLISH.most_weights:

@@ -50,7 +50,7 @@ class TrainingState(eqx.Module):
 
 
 class Constants(eqx.Module):
-    """What does not change while a training runs.
+    """The constants of a training.
 
     **Fields:** `units`, `mask`: trees like Params, the mask true for entries that are trained; `scale`: groups trained
     on over the batch; `groups`: those trained on; `key`: of the chains.
@@ -101,7 +101,9 @@ class Training:
         problem = binding.problem
         if len(problem.buckets) > 1:  # batches are rows of one stack of groups
             problem = bind(binding.model, binding.data, binding, 1).problem
-        bucket, position = problem.buckets[0], np.argsort(np.asarray(problem.order), kind="stable")
+        buckets: Any = problem.buckets
+        bucket = buckets[0]
+        position = np.argsort(np.asarray(problem.order), kind="stable")
         self.order = np.asarray(problem.order)
         weights = np.asarray(problem.weights)[position]
         held = held_out[position]
@@ -151,7 +153,10 @@ class Training:
         **Returns:** arrays (steps,) by the names of COLUMNS.
         """
         indices = np.stack([self.batches.of_step(self.step + min(k, steps - 1)) for k in range(TRAINING.block_steps)])
-        options = (self.method, self.optimiser, self.estimator.regularisation, self.rest, self.estimator.objective)
+        regularisation = self.estimator.regularisation
+        if not callable(regularisation):  # a number, not a constant of the program
+            regularisation = np.asarray(regularisation, np.float32 if self.single else float)
+        options = (self.method, self.optimiser, regularisation, self.rest, self.estimator.objective)
         rows = indices.size * self.bucket.y.shape[1]
         with self.precision():
             program = compiled(_block, rows * 2, often=True)

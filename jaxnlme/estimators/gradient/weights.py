@@ -28,11 +28,12 @@ def frozen_weights(free: Networks | None, freeze: Any) -> np.ndarray:
             "Gradient: freeze holds weights of Equinox modules, and this model has none; hold a parameter by "
             "jn.Parameter(fix=True) or fixed=."
         )
+    function: Any = freeze
     whole = callable(freeze) and not isinstance(freeze, eqx.Module)
     parts = free.parts
     single = len(parts) == 1 and not isinstance(freeze, Networks)
     tree = next(iter(parts.values())) if single and not whole else free
-    spec = (lambda leaf: bool(freeze(leaf))) if whole else freeze
+    spec = (lambda leaf: bool(function(leaf))) if whole else freeze
     try:
         held = eqx.partition(tree, spec)[0]
     except (TypeError, ValueError) as error:
@@ -53,7 +54,7 @@ def trainable(free: Networks | None, vector: np.ndarray) -> Any:
     if free is None:
         return None
     numbers = jax.tree.map(lambda leaf: np.zeros(np.shape(leaf)), free)
-    tree = ravel_pytree(numbers)[1](vector.astype(float))
+    tree = ravel_pytree(numbers)[1](vector.astype(float))  # pyright: ignore[reportArgumentType]
     return jax.tree.map(lambda leaf: np.asarray(leaf) > 0.5, tree)
 
 

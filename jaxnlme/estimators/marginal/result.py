@@ -11,8 +11,9 @@ from jaxnlme.estimators.core.record import totals, versions
 from jaxnlme.estimators.marginal.convergence import Convergence
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.numerics.compiling import clock
+from jaxnlme.results.fit_status import FitStatus
 from jaxnlme.results.inference import Information, information
-from jaxnlme.results.record import FitRecord, FitStatus
+from jaxnlme.results.record import FitRecord
 
 
 def record(

@@ -73,8 +73,12 @@ def single_group(binding: Binding) -> SingleGroup:
     individual = density.individual
     if isinstance(individual, LinearIndividual):
         model = _linear(binding, individual, fixed)
+    elif not isinstance(individual, FunctionIndividual):
+        raise ModelError(
+            "fits of single groups say nothing of the shape of a distribution= of random effects; leave distribution= "
+            "out of the model for them, or starts='groups' out of the fit."
+        )
     else:
-        assert isinstance(individual, FunctionIndividual)
         model = _function(binding, individual, fixed)
     if not model.names:
         raise ModelError("every parameter is fixed and none has a random effect: single groups have nothing to fit.")

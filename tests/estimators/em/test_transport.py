@@ -109,7 +109,8 @@ def test_the_error_of_a_mean_of_dependent_draws(memory):
 def run_with_steps(state: OuterState, log_scales: tuple = ()) -> Any:
     """A run of two free parameters, the first of them beta unless it is in `log_scales`."""
     density = types.SimpleNamespace(
-        covariance=types.SimpleNamespace(log_scales=log_scales), error=types.SimpleNamespace(has_gaussian_moments=False)
+        covariance=types.SimpleNamespace(log_scales=log_scales),
+        error=types.SimpleNamespace(has_location_and_scale=False),
     )
     return types.SimpleNamespace(
         binding=types.SimpleNamespace(density=density),
