@@ -218,8 +218,7 @@ class Forecast(Printable):
 
         density, params = self.posterior.binding.density, self.fit.params
         levels, mode = density.levels, np.asarray(self.posterior.mode)
-        slopes = density.effect_slopes(params, mode[None])
-        full = slopes if slopes.ndim == 2 else slopes[0]
+        full = density.effect_slopes(params, mode[None]).reshape(-1, mode.size, mode.size)[0]
         names = list(density.effect_names)
         if levels is not None:
             # An effect of a nested level has one value for each unit.
