@@ -82,7 +82,7 @@ DECLARATIONS: list[tuple[Callable, str]] = [
     (lambda: jn.Parameter("a"), r"jn\.Parameter needs start, which the call lacks\. It takes name, start"),
     (lambda: jn.Parameter("a", 1.0, "lg"), "'log'"),
     (lambda: jn.Parameter("a", 1.0, random="yes"), "random must be True or False"),
-    (lambda: jn.Parameter("a", 1.0, "log", True, (), False, None, None, 3), "received 9 arguments by position"),
+    (lambda: jn.Parameter("a", 1.0, "log", True, (), False, None, None, None, 3), "received 10 arguments by position"),
     (lambda: jn.Parameter("a", FRAME), r"the start must be one number .*; received an array of shape \(35, 3\)"),
     (lambda: jn.NLMEModel(growth), r"jn\.NLMEModel needs parameters"),
     (lambda: jn.NLMEModel("growth", PARAMETERS), "must be a function f"),
