@@ -319,10 +319,8 @@ class Forecast(Printable):
         axes.set_xlabel(axis_label(self.fit.data, self.patient.time_name))
         axes.set_ylabel(response_label(self.fit.data, self.binding.data))
         title = f"{100 * self.level:g}% intervals of the patient's curve and of levels"
-        converged = self.fit.converged
-        axes.set_title(
-            title if converged else f"NOT CONVERGED\n{title}", fontsize=11, color=DARK if converged else VERMILLION
-        )
+        title = title if self.fit.converged else f"NOT CONVERGED\n{title}"
+        axes.set_title(title, fontsize=11, color=DARK if self.fit.converged else VERMILLION)
         axes.legend(frameon=False, fontsize=8.5)
         style_axes(axes)
         return axes
