@@ -107,7 +107,8 @@ class ModelDeclaration:
         for p in self.parameters:
             scale = "" if p.transform.name == "identity" else f", {p.transform.name}"
             by = f" by {', '.join(p.random)}" if isinstance(p.random, tuple) and p.random else ""
-            marks = (f", random{by}" if p.random else "") + (", fixed" if p.fix else "")
+            shape = "" if p.distribution is None else f" ({type(p.distribution).__name__})"
+            marks = (f", random{by}{shape}" if p.random else "") + (", fixed" if p.fix else "")
             terms = "".join(f" + {c.formula}" for c in p.covariates)
             # With a fixed design the starting values are `beta`, not those of the parameters.
             start = f" = {float(p.start):g}" if self.fixed_design is None else ""
