@@ -17,7 +17,7 @@ from jaxnlme.likelihood.conditional_mode import conditional_mode
 from jaxnlme.likelihood.integrals import Gaussian
 from jaxnlme.likelihood.one_pass import OnePassGroup, one_pass
 from jaxnlme.model.density import Density, Group
-from jaxnlme.model.derivatives import gradient, value_and_gradient, value_gradient_hessian
+from jaxnlme.model.derivatives import along, gradient, linearise, value_and_gradient, value_gradient_hessian
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.implicit import barrier, implicit_minimiser, partition_perturbed, symmetric_solve
 from jaxnlme.numerics.newton import NewtonResult
@@ -79,7 +79,7 @@ def _group_value_and_score_rule(primals, tangents):
             x = params.pack()
             return value_and_gradient(lambda x: method.evaluate(density, params.unpack(x), group, z0).value)(x)
 
-        return jax.jvp(differentiated, (moving,), (dot,))
+        return along(differentiated, moving, dot)
     z, search = _mode_of_one_pass(args, z0)
 
     def explicit(moving, z):
@@ -87,13 +87,13 @@ def _group_value_and_score_rule(primals, tangents):
         result, score, derivatives = _one_pass(args).value_and_score_at(z, search)
         return (result.value, jnp.where(jnp.any(group.x.observed), score, 0.0)), derivatives
 
-    out, push, (derivatives, hessian) = jax.linearize(explicit, moving, z, has_aux=True)
+    out, push, (derivatives, hessian) = linearise(explicit, moving, z, has_aux=True)
     if _any_perturbed((dot[1], dot[3], dot[2].free)):
-        _, slope_dot = jax.jvp(lambda moving: _one_pass(eqx.combine(moving, still)).slope(z), (moving,), (dot,))
+        _, slope_dot = along(lambda moving: _one_pass(eqx.combine(moving, still)).slope(z), moving, dot)
     else:
         origin = _one_pass(args)
-        _, slope_dot = jax.jvp(
-            lambda moving: _one_pass(eqx.combine(moving, still)).slope_near(derivatives, origin, z), (moving,), (dot,)
+        _, slope_dot = along(
+            lambda moving: _one_pass(eqx.combine(moving, still)).slope_near(derivatives, origin, z), moving, dot
         )
     return out, push(dot, symmetric_solve(barrier(hessian), slope_dot))
 
@@ -135,7 +135,7 @@ def _slope_in_rest(args: Arguments, rest_dot: PyTree, z0: Any) -> Scalar:
 
     if not (method.at_mode and density.n_effects):
         z = jnp.zeros(density.n_effects)
-        return jax.jvp(lambda moving: value_at(moving, z), (moving,), (rest_dot,))[1]
+        return along(lambda moving: value_at(moving, z), moving, rest_dot)[1]
 
     def log_joint(moving, z):
         density, params, group = parts(moving)
@@ -148,9 +148,9 @@ def _slope_in_rest(args: Arguments, rest_dot: PyTree, z0: Any) -> Scalar:
     w = barrier(symmetric_solve(barrier(hessian), in_z))
 
     def adjoint(moving):
-        return value_at(moving, z) + jax.jvp(lambda z: log_joint(moving, z), (z,), (w,))[1]
+        return value_at(moving, z) + along(lambda z: log_joint(moving, z), z, w)[1]
 
-    return jax.jvp(adjoint, (moving,), (rest_dot,))[1]
+    return along(adjoint, moving, rest_dot)[1]
 
 
 def _any_perturbed(tangents: PyTree) -> bool:

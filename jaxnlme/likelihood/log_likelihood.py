@@ -22,6 +22,7 @@ from jaxnlme.likelihood.curvature import exact
 from jaxnlme.likelihood.differentiable import group_value
 from jaxnlme.likelihood.group_result import GroupResult
 from jaxnlme.likelihood.mode import ModeSearch, mode_starts
+from jaxnlme.model.derivatives import gradient, jacobian, value_and_gradient
 from jaxnlme.model.params import Params, check_params
 from jaxnlme.precision import require_x64
 from jaxnlme.signatures import public
@@ -209,7 +210,7 @@ def log_likelihood_and_score(
     def value(arrays: Params) -> Scalar:
         return log_likelihood(model, eqx.combine(arrays, others), data, method, weights, modes=modes)
 
-    return jax.value_and_grad(value)(arrays)
+    return value_and_gradient(value)(arrays)
 
 
 @public("jn.information")
@@ -240,8 +241,8 @@ def information(
     check_params(params)
 
     def slope(packed: Vector) -> Vector:
-        return jax.grad(
+        return gradient(
             lambda packed: log_likelihood(model, params.unpack(packed), data, method, weights, modes=modes)
         )(packed)
 
-    return -jax.jacfwd(slope)(jnp.asarray(params.pack()))
+    return -jacobian(slope)(jnp.asarray(params.pack()))

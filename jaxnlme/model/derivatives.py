@@ -3,6 +3,7 @@
 | function | derivatives | direction |
 |---|---|---|
 | `linearise`, `tangents`, `jacobian` | of vectors, in few variables (effects, parameters of one group) | forward |
+| `along` | along one direction | forward |
 | `gradient`, `value_and_gradient` | of a scalar, in all parameters at once | reverse |
 | `value_gradient_hessian`, `hessian_and_gradient`, `hessian` | of a scalar, in few variables | forward over reverse |
 | `directional_slope` | of a scalar, along a direction of the effects, then in all parameters | reverse over forward |
@@ -27,13 +28,19 @@ from jaxnlme.numerics.forward_derivatives import forward_derivatives
 from jaxnlme.typing import Matrix, PyTree, Scalar, Vector
 
 
-def linearise(fn: Callable[..., PyTree], *point: Any) -> tuple[PyTree, Callable[..., PyTree]]:
+def linearise(fn: Callable[..., PyTree], *point: Any, has_aux: bool = False) -> Any:
     """The value of `fn` at `point` and the linear map of a change of the point to the change of the value.
 
-    **Arguments:** `fn`, of as many arguments as `point` has.
-    **Returns:** the value, and a function of tangents shaped like `point`.
+    **Arguments:** `fn`, of as many arguments as `point` has; `has_aux`: it returns a pair of what is differentiated and
+    what is handed on.
+    **Returns:** the value, and a function of tangents shaped like `point`; where `has_aux`, what is handed on as well.
     """
-    return jax.linearize(fn, *point)
+    return jax.linearize(fn, *point, has_aux=has_aux)
+
+
+def along(fn: Callable[[PyTree], PyTree], point: PyTree, direction: PyTree) -> tuple[PyTree, PyTree]:
+    """The value of `fn` at `point` and its derivative along `direction`, a tree like `point`."""
+    return jax.jvp(fn, (point,), (direction,))
 
 
 def tangents(push: Callable[[Vector], PyTree], n: int, dtype: Any) -> list[PyTree]:

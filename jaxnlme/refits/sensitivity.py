@@ -102,4 +102,4 @@ def sensitivity(fit: FitRecord) -> pd.DataFrame:
 
 
 def _slope_of_prior(density: Density, template: Any, packed: jax.Array) -> jax.Array:
-    return jax.grad(lambda x: density.log_prior(template.unpack(x)))(packed)
+    return gradient(lambda x: density.log_prior(template.unpack(x)))(packed)

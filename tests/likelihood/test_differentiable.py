@@ -80,7 +80,7 @@ def test_derivatives_are_those_of_the_likelihood_written_out(problem: str, metho
 
 @pytest.mark.parametrize("method", ["FOCE", "FOCEI", "AGQ(2)"])
 def test_derivatives_in_the_data_equal_differences(method: str) -> None:
-    """In responses and a predictor, alone and together with the parameters."""
+    """In responses and a predictor, by itself and together with the parameters."""
     model, data = independent()
     bound = jax.tree.map(jnp.asarray, bind(model, data).problem)
     start = bind(model, data).start

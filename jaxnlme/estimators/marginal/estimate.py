@@ -23,7 +23,7 @@ from jaxnlme.estimators.marginal.settings import DIFFERENCES, ESTIMATE
 from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
 from jaxnlme.likelihood.differentiable import group_value
 from jaxnlme.likelihood.log_likelihood import check_weights
-from jaxnlme.model.derivatives import gradient
+from jaxnlme.model.derivatives import along, gradient
 from jaxnlme.model.params import Params, check_params
 from jaxnlme.numerics.implicit import partition_perturbed
 from jaxnlme.precision import require_x64
@@ -145,9 +145,9 @@ def _maximum_rule(primals, tangents):
     def slope(moving: PyTree, x: Vector) -> Vector:
         return gradient(_objective)(x, eqx.combine(moving, still), state.modes)
 
-    _, held_dot = jax.jvp(lambda moving: flatten(eqx.combine(moving, still)[1]), (moving,), (dot,))
+    _, held_dot = along(lambda moving: flatten(eqx.combine(moving, still)[1]), moving, dot)
     held_dot = jnp.where(free, 0.0, held_dot)
-    _, slope_dot = jax.jvp(lambda moving: slope(moving, end), (moving,), (dot,))
+    _, slope_dot = along(lambda moving: slope(moving, end), moving, dot)
 
     if end.shape[0] <= ESTIMATE.most_differenced:
         matrix = _differenced(lambda x: slope(moving, x), end, moves | ~free, state)
@@ -159,7 +159,7 @@ def _maximum_rule(primals, tangents):
     else:
 
         def times(v: Vector) -> Vector:
-            return jax.jvp(lambda x: slope(moving, x), (end,), (v,))[1]
+            return along(lambda x: slope(moving, x), end, v)[1]
 
         right = jnp.where(moves, slope_dot + times(held_dot), 0.0)
         moved = -jax.lax.custom_linear_solve(

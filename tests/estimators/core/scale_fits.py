@@ -115,7 +115,7 @@ def on_devices():
     weighted = data().with_weights(np.arange(23) % 4)
     for name, way in {"free": {}, "free on two": {"devices": 2}, "free in chunks": {"chunk_groups": 9}}.items():
         fit = jn.fit(free, weighted, "focei", tolerance=1e-12, **way)
-        results[name] = summary(fit) | {"free": fit.params.free.shape.tolist()}
+        results[name] = summary(fit) | {"free": fit.networks.structure.shape.tolist()}
     return results
 
 
