@@ -21,7 +21,7 @@ from jaxnlme.estimators.marginal.method import MaximumLikelihood
 from jaxnlme.estimators.marginal.minimiser_state import MaximumLikelihoodState
 from jaxnlme.estimators.marginal.settings import DIFFERENCES, ESTIMATE
 from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
-from jaxnlme.likelihood.differentiable import group_value
+from jaxnlme.likelihood.differentiable import group_value, group_value_and_score
 from jaxnlme.likelihood.log_likelihood import check_weights
 from jaxnlme.model.derivatives import along, gradient
 from jaxnlme.model.params import Params, check_params
@@ -143,14 +143,22 @@ def _maximum_rule(primals, tangents):
     moves = free & ~at_boundary
 
     def slope(moving: PyTree, x: Vector) -> Vector:
-        return gradient(_objective)(x, eqx.combine(moving, still), state.modes)
+        return _slope_and_scores(eqx.combine(moving, still), x, state.modes)[0]
 
     _, held_dot = along(lambda moving: flatten(eqx.combine(moving, still)[1]), moving, dot)
     held_dot = jnp.where(free, 0.0, held_dot)
-    _, slope_dot = along(lambda moving: slope(moving, end), moving, dot)
+    differenced = end.shape[0] <= ESTIMATE.most_differenced
+    by_scores = differenced and template.free is None and _only_weights_move(dot)
+    slope_dot = None if by_scores else along(lambda moving: slope(moving, end), moving, dot)[1]
 
-    if end.shape[0] <= ESTIMATE.most_differenced:
-        matrix = _differenced(lambda x: slope(moving, x), end, moves | ~free, state)
+    if differenced:
+        n_groups = problem.n_groups if template.free is None else 0
+        matrix, scores = _differenced(
+            lambda x: _slope_and_scores(args, x, state.modes), end, moves | ~free, state, n_groups
+        )
+        if slope_dot is None:
+            # Groups of weight zero are left out: their scores were those of another group.
+            slope_dot = -jnp.where(problem.weights == 0, 0.0, dot[0].weights) @ scores
         right = slope_dot + matrix @ held_dot
         both = moves[:, None] & moves[None, :]
         unit = 1.0 / jnp.sqrt(jnp.where(moves, jnp.abs(jnp.diagonal(matrix)), 1.0))
@@ -189,27 +197,60 @@ def _at_boundary(problem: Problem, x: Vector, squares: Vector, free: Vector) -> 
     return free & jnp.concatenate([flat, jnp.zeros(x.shape[0] - dense, bool)])
 
 
-def _differenced(slope: Callable[[Vector], Vector], x: Vector, wanted: Vector, state: MaximumLikelihoodState) -> Matrix:
-    """The Hessian (n, n) at `x` (n,) by central differences of the exact gradient `slope`, whose program is short
-    beside that of the Hessian; zero in rows and columns of entries that are not `wanted`.
+def _only_weights_move(dot: Any) -> bool:
+    """True if the tangents of `_maximum`'s arguments are those of the groups' weights, and of the template, whose
+    values matter for entries that are held only."""
+    problem_dot, _, estimator_dot, free_dot = dot
+    others = eqx.tree_at(lambda p: p.weights, problem_dot, None, is_leaf=lambda leaf: leaf is None)
+    return problem_dot.weights is not None and not jax.tree.leaves((others, estimator_dot, free_dot))
+
+
+def _slope_and_scores(args: Arguments, x: Vector, modes: Any) -> tuple[Vector, Any]:
+    """The gradient (n,) of the objective at `x` (n,), and the groups' scores (groups, n); None for a model with a free
+    block, whose scores are not kept by group."""
+    problem, template, estimator, _ = args
+    if template.free is not None:
+        return gradient(_objective)(x, args, modes), None
+    params, method, density = unflatten(template, x), estimator.method, problem.density
+    spared = problem.replace_zero_weight_groups(problem.weights)
+    _, scores = spared.map(lambda group, z0: group_value_and_score((method, density, params, group), z0), modes)
+    prior = gradient(lambda x: density.log_prior(unflatten(template, x)))(x)
+    return -weighted_sum(problem.weights, scores) - prior, scores
+
+
+def _differenced(
+    slope_and_scores: Callable[[Vector], tuple[Vector, Any]],
+    x: Vector,
+    wanted: Vector,
+    state: MaximumLikelihoodState,
+    n_groups: int,
+) -> tuple[Matrix, Any]:
+    """The Hessian (n, n) at `x` (n,) by central differences of the exact gradient, whose program is short beside that
+    of the Hessian; zero in rows and columns of entries that are not `wanted`. And the groups' scores at `x`.
 
     The step is a fraction of the standard error as in `objective.points_beside`.
+
+    **Arguments:** `n_groups`: zero where there are no scores by group.
     """
     se = jnp.sqrt(jnp.abs(jnp.diagonal(state.bfgs.inverse)))
     size = jnp.maximum(jnp.abs(jnp.where(jnp.isfinite(x), x, 0.0)), se)
     step = jnp.clip(DIFFERENCES.step * se, DIFFERENCES.least_step * size, DIFFERENCES.largest_step * size)
-    step = jnp.where(step > 0.0, step, DIFFERENCES.step)
+    step = jnp.where(wanted, jnp.where(step > 0.0, step, DIFFERENCES.step), 0.0)
+    changes = jnp.concatenate([jnp.diag(step), -jnp.diag(step), jnp.zeros((1, x.shape[0]))])
+    points = jnp.where(changes == 0.0, x[None, :], x[None, :] + changes)
 
-    def row(axis: Vector) -> Vector:
-        change = jnp.where(wanted & (axis > 0.0), step, 0.0)
-        up, down = x + change, x - change
-        slopes = jax.lax.map(slope, jnp.stack([up, down]))
-        width = jnp.sum(up - down)
-        return jnp.where(width > 0.0, (slopes[0] - slopes[1]) / jnp.where(width > 0.0, width, 1.0), 0.0)
+    # The scores of the last point are kept, which is x itself.
+    def visit(_: Any, point: Vector) -> tuple[Any, Vector]:
+        slope, scores = slope_and_scores(point)
+        return scores, slope
 
-    matrix = jax.lax.map(row, jnp.eye(x.shape[0]))
-    matrix = jnp.where(wanted[:, None] & wanted[None, :], matrix, 0.0)
-    return 0.5 * (matrix + matrix.T)
+    blank = jnp.zeros((n_groups, x.shape[0])) if n_groups else None
+    scores, slopes = jax.lax.scan(visit, blank, points)
+    n = x.shape[0]
+    width = jnp.diagonal(points[:n] - points[n : 2 * n])
+    width = jnp.where(wanted, width, 1.0)
+    matrix = jnp.where(wanted[:, None] & wanted[None, :], (slopes[:n] - slopes[n : 2 * n]) / width[:, None], 0.0)
+    return 0.5 * (matrix + matrix.T), scores
 
 
 def _conjugate_gradient(times: Callable[[Vector], Vector], right: Vector) -> Vector:
