@@ -92,6 +92,9 @@ def main() -> None:
         what, method, fast = options.one
         print(json.dumps(measure(what, method, fast == "1")))
         return
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
     results = Record(options.folder / "compile_cost.json", about_this_process(), limits=LIMITS, repeats=options.repeats)
     for method in options.methods:
         for what, limits in LIMITS.items():
