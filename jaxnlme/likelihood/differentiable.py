@@ -16,6 +16,7 @@ from jaxnlme.likelihood.approximations import LikelihoodApproximation
 from jaxnlme.likelihood.conditional_mode import conditional_mode
 from jaxnlme.likelihood.integrals import Gaussian
 from jaxnlme.likelihood.one_pass import OnePassGroup, one_pass
+from jaxnlme.likelihood.score import value_and_score
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.derivatives import along, gradient, linearise, value_and_gradient, value_gradient_hessian
 from jaxnlme.model.params import Params
@@ -59,8 +60,6 @@ def _group_value_rule(primals, tangents):
 def group_value_and_score(args: Arguments, z0: Any) -> tuple[Scalar, Vector]:
     """`group_value` and its gradient (packed,) in beta, covariance and error parameters; differentiable in all arrays
     of `args`."""
-    from jaxnlme.likelihood.score import value_and_score
-
     method, density, params, group = args
     result, score = value_and_score(method, density, params.unpack, params.pack(), group, z0)
     return jax.lax.stop_gradient((result.value, score))
@@ -69,10 +68,10 @@ def group_value_and_score(args: Arguments, z0: Any) -> tuple[Scalar, Vector]:
 @group_value_and_score.def_jvp
 def _group_value_and_score_rule(primals, tangents):
     args, z0 = primals
-    method, density, params, group = args
     dot = tangents[0]
     moving, still = partition_perturbed(args, dot)
-    if not (isinstance(method.integral, Gaussian) and one_pass(*args) is not None):
+    origin = one_pass(*args) if isinstance(args[0].integral, Gaussian) else None
+    if origin is None:
 
         def differentiated(moving):
             method, density, params, group = eqx.combine(moving, still)
@@ -85,13 +84,12 @@ def _group_value_and_score_rule(primals, tangents):
     def explicit(moving, z):
         args = eqx.combine(moving, still)
         result, score, derivatives = _one_pass(args).value_and_score_at(z, search)
-        return (result.value, jnp.where(jnp.any(group.x.observed), score, 0.0)), derivatives
+        return (result.value, jnp.where(jnp.any(args[3].x.observed), score, 0.0)), derivatives
 
     out, push, (derivatives, hessian) = linearise(explicit, moving, z, has_aux=True)
     if _any_perturbed((dot[1], dot[3], dot[2].free)):
         _, slope_dot = along(lambda moving: _one_pass(eqx.combine(moving, still)).slope(z), moving, dot)
     else:
-        origin = _one_pass(args)
         _, slope_dot = along(
             lambda moving: _one_pass(eqx.combine(moving, still)).slope_near(derivatives, origin, z), moving, dot
         )
@@ -154,4 +152,5 @@ def _slope_in_rest(args: Arguments, rest_dot: PyTree, z0: Any) -> Scalar:
 
 
 def _any_perturbed(tangents: PyTree) -> bool:
-    return any(leaf is not None for leaf in jax.tree.leaves(tangents, is_leaf=lambda leaf: leaf is None))
+    """True if one of `tangents`, None for a leaf that is not perturbed, is an array."""
+    return bool(jax.tree.leaves(tangents))

@@ -19,14 +19,7 @@ from jaxnlme.estimators.gradient.method import Gradient
 from jaxnlme.estimators.gradient.objective import penalty
 from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint, Evaluator
 from jaxnlme.estimators.marginal.method import MaximumLikelihood
-from jaxnlme.estimators.marginal.objective import (
-    AbstractObjective,
-    MarginalObjective,
-    Notify,
-    gain_criterion,
-    gradient_differences,
-    search_modes_in_stages,
-)
+from jaxnlme.estimators.marginal.objective import AbstractSumObjective, MarginalObjective
 from jaxnlme.estimators.marginal.search import QuasiNewton, quasi_newton
 from jaxnlme.estimators.marginal.session import AbstractSearch, Session
 from jaxnlme.model.derivatives import value_and_gradient
@@ -34,13 +27,11 @@ from jaxnlme.numerics.compiling import compiled
 
 
 @final
-class PenalisedObjective(AbstractObjective):
+class PenalisedObjective(AbstractSumObjective):
     """The objective of an approximation with the penalty on the weights.
 
     **Arguments:** `evaluator`; `regularisation`, `rest`, `mask`: as of `objective.penalty`.
     """
-
-    procedure, inner_procedure = "LAP", "PLM"
 
     def __init__(self, evaluator: Evaluator, regularisation: Any, rest: Any, mask: Any):
         super().__init__(evaluator)
@@ -56,30 +47,6 @@ class PenalisedObjective(AbstractObjective):
             sums, value=sums.value + np.asarray(value), gradient=sums.gradient + np.asarray(slope)
         )
         return point.with_sums(changed)
-
-    def evaluate_in_stages(
-        self, x: np.ndarray, modes: Sequence[Any], best: EvaluatedPoint, notify: Notify
-    ) -> EvaluatedPoint:
-        return search_modes_in_stages(self.evaluate, x, modes, best, self.evaluator, notify)
-
-    def evaluate_candidate(self, x: np.ndarray, best: EvaluatedPoint) -> EvaluatedPoint:
-        return self.evaluate(x, self.evaluator.modes_at(x, best))
-
-    def accept_candidate(self, candidate: EvaluatedPoint, best: EvaluatedPoint) -> EvaluatedPoint:
-        return candidate
-
-    def hessian(self, best: EvaluatedPoint, active: np.ndarray, approximate_se: np.ndarray) -> np.ndarray:
-        """Central differences of the exact gradient."""
-        matrix = gradient_differences(best, active, active, self.evaluate, approximate_se)
-        return 0.5 * (matrix + matrix.T)
-
-    def stopping_criterion(
-        self, best: EvaluatedPoint, matrix: np.ndarray | None, active: np.ndarray, decrement: float
-    ) -> tuple[bool, str]:
-        return gain_criterion(decrement)
-
-    def failures(self, best: EvaluatedPoint) -> list[str]:
-        return []
 
 
 def _penalty(template: Any, options: tuple[Any, Any, Any], x: Any) -> tuple[Any, Any]:

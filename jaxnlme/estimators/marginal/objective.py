@@ -117,16 +117,11 @@ class AbstractObjective(abc.ABC):
         """Sentences on problems of `best` that only this objective has; none where there are none."""
 
 
-@final
-class MarginalObjective(AbstractObjective):
-    """Minus the log-likelihood of an approximation, random effects integrated out."""
+class AbstractSumObjective(AbstractObjective):
+    """An objective that is evaluated in one step at any point: a sum over groups, with or without further terms. A
+    subclass defines `evaluate`."""
 
     procedure, inner_procedure = "LAP", "PLM"
-
-    def evaluate(
-        self, x: np.ndarray, modes: Sequence[Any], best: EvaluatedPoint | None = None, steps: int | None = None
-    ) -> EvaluatedPoint:
-        return self.evaluator.run(partial_sums, (np.asarray(x),), modes, steps)
 
     def evaluate_in_stages(
         self, x: np.ndarray, modes: Sequence[Any], best: EvaluatedPoint, notify: Notify
@@ -152,6 +147,16 @@ class MarginalObjective(AbstractObjective):
 
     def failures(self, best: EvaluatedPoint) -> list[str]:
         return []
+
+
+@final
+class MarginalObjective(AbstractSumObjective):
+    """Minus the log-likelihood of an approximation, random effects integrated out."""
+
+    def evaluate(
+        self, x: np.ndarray, modes: Sequence[Any], best: EvaluatedPoint | None = None, steps: int | None = None
+    ) -> EvaluatedPoint:
+        return self.evaluator.run(partial_sums, (np.asarray(x),), modes, steps)
 
 
 def gain_criterion(decrement: float) -> tuple[bool, str]:
