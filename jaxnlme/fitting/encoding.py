@@ -23,7 +23,7 @@ from jaxnlme.data._nested import NestedLevel
 from jaxnlme.data.events.facts import EventFacts
 from jaxnlme.data.events.records import EventRecords
 from jaxnlme.data.nonmem.reader import NonmemReader
-from jaxnlme.estimators.bayes.method import NUTS, BayesMethod, Pathfinder
+from jaxnlme.estimators.bayes.method import NUTS, Pathfinder
 from jaxnlme.estimators.em.imp import IMP
 from jaxnlme.estimators.em.saem import SAEM, StochasticMethod
 from jaxnlme.estimators.gradient.method import Gradient
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 RECORDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        BayesMethod, Criteria, EventFacts, EventRecords, FitStatus, GaussHermite, Gaussian, Gradient, IMP,
+        Criteria, EventFacts, EventRecords, FitStatus, GaussHermite, Gaussian, Gradient, IMP,
         ImportanceIntegral, Information, LikelihoodApproximation, Limits, LindstromBates, Linearised, MaximumLikelihood,
         ModeSearch, Moves, NUTS, NestedLevel, NonmemReader, Pathfinder, REML, Replicate, SAEM, StochasticMethod,
         TrainingRecord,

@@ -12,26 +12,12 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.errors import OptionError, check_whole_number, some
 from jaxnlme.estimators.bayes.settings import CRITERIA
 from jaxnlme.estimators.core.base import AbstractEstimator
+from jaxnlme.estimators.em.saem import StochasticMethod
 from jaxnlme.likelihood.approximations import LikelihoodApproximation, approximation
 from jaxnlme.likelihood.integrals import ImportanceIntegral
-from jaxnlme.likelihood.mode import ModeSearch
 from jaxnlme.results.inference import estimates_table
 
 EFFECTS = ("joint", "collapsed")
-
-
-@dataclasses.dataclass(frozen=True)
-class BayesMethod:
-    """Description of a posterior sampler in a Fit: its `name`; `search`, the search for the conditional modes that
-    residuals and predictions use."""
-
-    name: str
-    search: ModeSearch = dataclasses.field(default_factory=ModeSearch)
-    at_mode: bool = True
-    interaction: bool = True
-
-    def check(self, density: Any) -> None:
-        """Accept every density."""
 
 
 class AbstractBayes(AbstractEstimator):
@@ -173,7 +159,7 @@ class NUTS(AbstractBayes):
     ```
     """
 
-    method: BayesMethod = eqx.field(static=True)
+    method: StochasticMethod = eqx.field(static=True)
     draws: int = eqx.field(static=True)
     warmup: int = eqx.field(static=True)
     chains: int = eqx.field(static=True)
@@ -201,7 +187,7 @@ class NUTS(AbstractBayes):
         mass_matrix: str = "auto",
         flat_priors: bool = False,
     ):
-        self.method = BayesMethod("NUTS")
+        self.method = StochasticMethod("NUTS")
         self.draws = check_whole_number("NUTS: draws", plain_number(draws), 4)
         self.warmup = check_whole_number("NUTS: warmup", plain_number(warmup), 0)
         self.chains = check_whole_number("NUTS: chains", plain_number(chains), 1)
@@ -256,7 +242,7 @@ class Pathfinder(AbstractBayes):
     ```
     """
 
-    method: BayesMethod = eqx.field(static=True)
+    method: StochasticMethod = eqx.field(static=True)
     draws: int = eqx.field(static=True)
     paths: int = eqx.field(static=True)
     steps: int = eqx.field(static=True)
@@ -278,7 +264,7 @@ class Pathfinder(AbstractBayes):
         approximation: str | LikelihoodApproximation = "laplace",
         flat_priors: bool = False,
     ):
-        self.method = BayesMethod("Pathfinder")
+        self.method = StochasticMethod("Pathfinder")
         self.draws = check_whole_number("Pathfinder: draws", plain_number(draws), 100)
         self.paths = check_whole_number("Pathfinder: paths", plain_number(paths), 1)
         self.steps = check_whole_number("Pathfinder: steps", plain_number(steps), 2)
