@@ -123,6 +123,12 @@ class AbstractSumObjective(AbstractObjective):
 
     procedure, inner_procedure = "LAP", "PLM"
 
+    @abc.abstractmethod
+    def evaluate(
+        self, x: np.ndarray, modes: Sequence[Any], best: EvaluatedPoint | None = None, steps: int | None = None
+    ) -> EvaluatedPoint:
+        """The objective at `x` (n,), as of `AbstractObjective`; `steps`: most evaluations of each mode search."""
+
     def evaluate_in_stages(
         self, x: np.ndarray, modes: Sequence[Any], best: EvaluatedPoint, notify: Notify
     ) -> EvaluatedPoint:
