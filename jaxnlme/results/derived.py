@@ -14,11 +14,12 @@ from jaxnlme.model.params import Params
 from jaxnlme.model.transforms import AbstractTransform, Identity
 from jaxnlme.model.transforms import transform as named_transform
 from jaxnlme.precision import x64
-from jaxnlme.results.derived_evaluation import Evaluation, covariance_of_estimates, normal_draws
+from jaxnlme.results.derived_evaluation import Evaluation
 from jaxnlme.results.derived_functions import named_functions
 from jaxnlme.results.derived_inputs import covariate_rows
 from jaxnlme.results.derived_record import Derived, in_words
 from jaxnlme.results.evaluate import require_estimates
+from jaxnlme.results.parameter_draws import covariance_of_estimates, determined, normal_draws
 from jaxnlme.results.settings import DERIVED
 from jaxnlme.signatures import public
 
@@ -52,7 +53,8 @@ def derive(
       `fn(p, x)` reads the numeric columns of the row as `x.Wt`.
     - `method`: "delta", first-order propagation of the covariance of the estimates by exact derivatives; "draws",
       standard deviations and percentiles over draws of all estimated parameters from their asymptotic normal
-      distribution on the unconstrained scales.
+      distribution on the unconstrained scales; a standard deviation that the data do not determine (standard error on
+      the log scale above 5) is held at its estimate, with a warning.
     - `transform`: the scale on which the interval of the delta method is symmetric: "identity", "log" for positive
       values, "logit(0, 1)", ..., or a dictionary from names of quantities to scales.
     - `level` of the intervals.
@@ -76,7 +78,7 @@ def derive(
     n = DERIVED.draws if draws is None else check_whole_number("draws", draws, 2)
     seed = 0 if seed is None else check_whole_number("seed", seed, 0)
     require_estimates(fit)
-    covariance, active = covariance_of_estimates(fit, robust)
+    covariance, active = covariance_of_estimates(fit, robust, "fit.derive")
     rows = None if at is None else covariate_rows(fit.binding, at)
     evaluation = Evaluation(fit, named_functions(fn, at is not None), not isinstance(fn, Mapping), rows, active)
     with x64():
@@ -91,9 +93,13 @@ def derive(
 
 
 def _steps(fit: FitRecord, covariance: np.ndarray, active: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Differences (n, active) of drawn parameters from the estimates: of a posterior its draws, else normal ones."""
+    """Differences (n, active) of drawn parameters from the estimates: of a posterior its draws, else normal ones, zero
+    for entries on a log scale that the data do not determine."""
     if fit.posterior is None:
-        return normal_draws(covariance, n, seed)
+        given, drawn = determined(fit, covariance, active, "fit.derive")
+        steps = np.zeros((n, len(active)))
+        steps[:, np.isin(active, drawn)] = normal_draws(given, n, seed)
+        return steps
     dense = Params(fit.params.beta, fit.params.covariance, fit.params.error, None)
     return (fit.posterior.kept[fit.posterior.choose(n, seed)] - np.asarray(dense.pack(), float))[:, active]
 

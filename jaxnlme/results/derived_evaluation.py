@@ -10,51 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
-from jaxnlme.errors import FitError, OptionError, some
+from jaxnlme.errors import OptionError, some
 from jaxnlme.model.derivatives import jacobian
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiler_options
-from jaxnlme.numerics.linalg import semidefinite_cholesky
 from jaxnlme.numerics.tracing import depends
 from jaxnlme.records import Record
 from jaxnlme.results.derived_functions import call_user, flat_outputs
 from jaxnlme.results.derived_inputs import CovariateRows, phi_refusal, values_at
-from jaxnlme.results.inference import direction_words
 from jaxnlme.results.settings import DERIVED
 
 if TYPE_CHECKING:
     from jaxnlme.results.record import FitRecord
-
-
-def covariance_of_estimates(fit: FitRecord, robust: bool, caller: str = "fit.derive") -> tuple[np.ndarray, np.ndarray]:
-    """The covariance (active, active) of the estimated packed parameters, of a posterior that of its draws, and their
-    indices; `caller`: the function that needs it, for the message.
-
-    **Raises:** FitError where the fit has no standard errors.
-    """
-    if fit.posterior is not None:
-        if robust:
-            raise FitError(f"{caller}: a posterior has no robust (sandwich) covariance; leave out robust=True.", fit)
-        return fit.posterior.packed_covariance()
-    info = fit.information
-    if info is None:
-        reason = (
-            "they were not computed: fit with standard_errors=True."
-            if fit.converged
-            else f"they were not computed, for the fit has not converged. {fit.status}"
-        )
-        raise FitError(f"{caller} needs the standard errors of the fit, and {reason}", fit)
-    if info.singular:
-        directions = some([direction_words(direction) for direction in info.singular])
-        raise FitError(
-            f"the fit has no standard errors: its information matrix is singular in the direction {directions}. Hold "
-            "one of these parameters fixed, or simplify the model.",
-            fit,
-        )
-    covariance = info.sandwich if robust else info.covariance
-    assert covariance is not None
-    return covariance, np.asarray(info.active, int)
 
 
 class Evaluation:
@@ -162,11 +130,3 @@ class Evaluation:
                 "zero in all covariate columns. Read p.phi, the parameters at the covariates of "
                 "a row, or its columns as the second argument, fn(p, x); or leave `at` out."
             )
-
-
-def normal_draws(covariance: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Draws (n, active) from N(0, covariance)."""
-    noise = np.asarray(jax.random.normal(jax.random.key(seed), (n, len(covariance)), float))
-    scale = np.sqrt(np.diag(covariance))
-    unit = np.where(scale > 0, scale, 1.0)
-    return noise @ (unit[:, None] * semidefinite_cholesky(covariance / np.outer(unit, unit))).T

@@ -24,8 +24,9 @@ from jaxnlme.model.density import Density
 from jaxnlme.model.params import Params
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled
+from jaxnlme.numerics.linalg import semidefinite_cholesky
 from jaxnlme.precision import x64
-from jaxnlme.results.derived_evaluation import covariance_of_estimates, normal_draws
+from jaxnlme.results.inference import direction_words
 from jaxnlme.results.settings import DRAWS
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def parameter_draws(fit: FitRecord, n: int, seed: int, caller: str, robust: bool
         if robust:
             raise FitError(f"{caller}: a posterior has no robust (sandwich) covariance; leave out robust=True.", fit)
         return fit.posterior.kept[fit.posterior.choose(n, seed)], 0
-    covariance, active = _determined(fit, *covariance_of_estimates(fit, robust, caller), caller)
+    covariance, active = determined(fit, *covariance_of_estimates(fit, robust, caller), caller)
     out = np.repeat(packed[None, :], n, axis=0)
     needed, redrawn = np.arange(n), 0
     with x64():
@@ -70,12 +71,42 @@ def parameter_draws(fit: FitRecord, n: int, seed: int, caller: str, robust: bool
     )
 
 
-def _determined(
+def covariance_of_estimates(fit: FitRecord, robust: bool, caller: str) -> tuple[np.ndarray, np.ndarray]:
+    """The covariance (active, active) of the estimated packed parameters, of a posterior that of its draws, and their
+    indices; `caller`: the function that needs it, for the message.
+
+    **Raises:** FitError where the fit has no standard errors.
+    """
+    if fit.posterior is not None:
+        if robust:
+            raise FitError(f"{caller}: a posterior has no robust (sandwich) covariance; leave out robust=True.", fit)
+        return fit.posterior.packed_covariance()
+    info = fit.information
+    if info is None:
+        reason = (
+            "they were not computed: fit with standard_errors=True."
+            if fit.converged
+            else f"they were not computed, for the fit has not converged. {fit.status}"
+        )
+        raise FitError(f"{caller} needs the standard errors of the fit, and {reason}", fit)
+    if info.singular:
+        directions = some([direction_words(direction) for direction in info.singular])
+        raise FitError(
+            f"the fit has no standard errors: its information matrix is singular in the direction {directions}. Hold "
+            "one of these parameters fixed, or simplify the model.",
+            fit,
+        )
+    covariance = info.sandwich if robust else info.covariance
+    assert covariance is not None
+    return covariance, np.asarray(info.active, int)
+
+
+def determined(
     fit: FitRecord, covariance: np.ndarray, active: np.ndarray, caller: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """`covariance` (active, active) and `active` without the entries on a log scale whose standard error is too large
     for a normal distribution of their logarithm: a part of a residual scale, say, that is almost zero. The others have
-    the distribution given these."""
+    the distribution given these. `caller`: the function that draws, for the warning."""
     density, first = fit.binding.density, len(fit.binding.density.beta_names)
     in_units = {first + k for _, _, column in density.covariance.log_scales for k in column}
     on_log_scale = np.array([entry >= first and entry not in in_units for entry in active], bool)
@@ -93,6 +124,14 @@ def _determined(
     across = covariance[np.ix_(others, held)]
     given = covariance[np.ix_(others, others)] - across @ np.linalg.solve(covariance[np.ix_(held, held)], across.T)
     return given, active[others]
+
+
+def normal_draws(covariance: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Draws (n, active) from N(0, covariance)."""
+    noise = np.asarray(jax.random.normal(jax.random.key(seed), (n, len(covariance)), float))
+    scale = np.sqrt(np.diag(covariance))
+    unit = np.where(scale > 0, scale, 1.0)
+    return noise @ (unit[:, None] * semidefinite_cholesky(covariance / np.outer(unit, unit))).T
 
 
 def _dense(fit: FitRecord) -> Params:

@@ -192,3 +192,9 @@ def test_a_part_of_the_scale_that_is_almost_zero_spoils_no_draw(fit: jn.Fit) -> 
     active = info.active[others]
     # 4,000 draws: a relative Monte Carlo error of 2.2% of a variance.
     assert packed[:, active].var(axis=0, ddof=1) == pytest.approx(np.diag(given), rel=0.1)
+    names = [wide.binding.density.beta_names[0], "b"]
+    with pytest.warns(UserWarning, match="fit.derive: the data do not determine b .*held at its estimate"):
+        derived = wide.derive({name: lambda p, name=name: p[name] for name in names}, method="draws", draws=4000)
+    assert np.isfinite(derived.draws).all()
+    assert derived.draws[:, 0].std() > 0
+    assert np.ptp(derived.draws[:, 1]) == 0.0
