@@ -16,12 +16,13 @@ from jaxnlme.numerics.central_differences import central_differences
 
 if TYPE_CHECKING:
     from jaxnlme.linear.record import LinearFit
+    from jaxnlme.linear.refits.refit import Refit
 
 
 def reported_names(fit: LinearFit, labels: Mapping[str, str] | None = None) -> list[str]:
     """Names of all parameters in the order of the table; with `labels` those of random effects always have their
     grouping factor, called as `labels` says."""
-    return [*fit.model.fixed.names, *(name for name, _, _ in _variance_parameters(fit, labels))]
+    return [*fit.model.fixed.names, *(name for name, _, _ in variance_quantities(fit, labels))]
 
 
 def estimates_table(fit: LinearFit, level: float) -> pd.DataFrame:
@@ -31,10 +32,10 @@ def estimates_table(fit: LinearFit, level: float) -> pd.DataFrame:
     rows = []
     for name, value, error in zip(fit.model.fixed.names, outcome.beta, errors, strict=False):
         rows.append((name, "fixed effect", value, error, value - z * error, value + z * error))
-    point = _point(fit, outcome.estimation.theta, outcome.sigma)
-    for (name, kind, fn), error in zip(_variance_parameters(fit), errors[len(rows) :], strict=True):
+    point = variance_point(fit, outcome.estimation.theta, outcome.sigma)
+    for (name, kind, fn), error in zip(variance_quantities(fit), errors[len(rows) :], strict=True):
         value = fn(point)
-        rows.append((name, kind, value, error, *_interval(_scale_of(fit, name, kind), value, error, z)))
+        rows.append((name, kind, value, error, *_interval(interval_scale(fit, name, kind), value, error, z)))
     table = pd.DataFrame(rows, columns=["name", "kind", "estimate", "se", "lower", "upper"]).set_index("name")
     with np.errstate(divide="ignore", invalid="ignore"):
         table["rse%"] = 100.0 * table["se"] / table["estimate"].abs()
@@ -43,7 +44,13 @@ def estimates_table(fit: LinearFit, level: float) -> pd.DataFrame:
     return table
 
 
-class _Point(NamedTuple):
+def reported_values(fit: LinearFit, source: LinearFit | Refit) -> np.ndarray:
+    """The values (parameters,) in the order of `reported_names(fit)` of a fit or refit of its model."""
+    point = variance_point(source, source.outcome.estimation.theta, source.outcome.sigma)
+    return np.array([*source.outcome.beta, *(fn(point) for _, _, fn in variance_quantities(fit))])
+
+
+class VariancePoint(NamedTuple):
     """Variance parameters: psi by level, the natural values of the parameters of the residual covariance, and sigma."""
 
     psi: Sequence[np.ndarray]
@@ -51,20 +58,20 @@ class _Point(NamedTuple):
     sigma: float
 
 
-Quantity = Callable[[_Point], float]
+Quantity = Callable[[VariancePoint], float]
 
 
-def _point(fit: LinearFit, theta: np.ndarray, sigma: float) -> _Point:
-    residual = fit.residual
-    psi = covariances(fit.problem, theta, sigma)
+def variance_point(source: LinearFit | Refit, theta: np.ndarray, sigma: float) -> VariancePoint:
+    residual = source.residual
+    psi = covariances(source.problem, theta, sigma)
     if residual is None:
-        return _Point(psi, np.zeros(0), sigma)
+        return VariancePoint(psi, np.zeros(0), sigma)
     delta = residual.delta(theta)
     scale = residual.scale(delta)[1]
-    return _Point(psi, residual.natural(delta), sigma / scale if scale > 0.0 else np.inf)
+    return VariancePoint(psi, residual.natural(delta), sigma / scale if scale > 0.0 else np.inf)
 
 
-def _variance_parameters(fit: LinearFit, labels: Mapping[str, str] | None = None) -> list[tuple[str, str, Quantity]]:
+def variance_quantities(fit: LinearFit, labels: Mapping[str, str] | None = None) -> list[tuple[str, str, Quantity]]:
     """Name, kind and function of the point, of each reported variance parameter; sigma is the last."""
     out: list[tuple[str, str, Quantity]] = []
     several = len(fit.model.groupings) > 1 or labels is not None
@@ -115,7 +122,7 @@ def _sd(k: int, effect: int) -> Quantity:
 
 
 def _correlation(k: int, i: int, j: int) -> Quantity:
-    def fn(point: _Point) -> float:
+    def fn(point: VariancePoint) -> float:
         psi = point.psi[k]
         scale = np.sqrt(psi[i, i] * psi[j, j])
         return float(psi[i, j] / scale) if scale > 0 else float("nan")
@@ -126,7 +133,7 @@ def _correlation(k: int, i: int, j: int) -> Quantity:
 def _variance_covariance(fit: LinearFit) -> np.ndarray:
     """Covariance of the reported variance parameters (parameters, parameters) by the delta method; NaN where the
     information is not positive definite, and for a value without derivatives (a variance of zero)."""
-    parameters = _variance_parameters(fit)
+    parameters = variance_quantities(fit)
     estimation = fit.outcome.estimation
     count = fit.model.n_rows - (len(fit.outcome.beta) if fit.restricted else 0)
     information = estimation.information(float(count))
@@ -140,7 +147,7 @@ def _variance_covariance(fit: LinearFit) -> np.ndarray:
         theta = estimation.theta.copy()
         theta[free] = point[:-1]
         sigma = float(np.exp(point[-1]))
-        at_theta = _point(fit, theta, sigma)
+        at_theta = variance_point(fit, theta, sigma)
         return np.array([fn(at_theta) for _, _, fn in parameters])
 
     center = np.append(estimation.theta[free], np.log(fit.outcome.sigma))
@@ -166,7 +173,7 @@ def reported_covariance(fit: LinearFit) -> pd.DataFrame:
     return pd.DataFrame(out, index=names, columns=names)
 
 
-def _scale_of(fit: LinearFit, name: str, kind: str) -> Any:
+def interval_scale(fit: LinearFit, name: str, kind: str) -> Any:
     """The scale that the interval of a parameter is made on: the transform of one of the residual covariance, else its
     kind."""
     if kind != "error" or fit.residual is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,21 +12,50 @@ from jaxnlme.arguments import check_choice
 from jaxnlme.errors import DataError, OptionError, near_matches, shown, some
 from jaxnlme.formulas.mixed import used_columns
 from jaxnlme.formulas.units import Units, group_units
+from jaxnlme.results.predict_interval import check_sources
 
 if TYPE_CHECKING:
     from jaxnlme.linear.declaration import Grouping
     from jaxnlme.linear.record import LinearFit
 
 
-def predict(fit: LinearFit, data: Any = None, level: str | int | None = None) -> np.ndarray:
-    """X beta + Z b, with the random effects of some levels.
+def predict(
+    fit: LinearFit,
+    data: Any = None,
+    level: str | int | None = None,
+    *,
+    interval: float | None = None,
+    uncertainty: str | Sequence[str] | None = None,
+) -> Any:
+    """X beta + Z b, with the random effects of some levels; with `interval` also limits.
 
-    **Arguments:** `data`: a table with the columns of the formula, None for that of the fit; `level`: None for all
-    grouping factors, "population" or 0 for none, k or a label for the first k nested levels.
-    **Returns:** predictions (rows,). Units that the fitted data lacked have random effects of zero; rows whose mean the
-    fitted data do not determine, because they lack that combination of categories, are NaN.
-    **Raises:** DataError for missing columns and unknown categories, OptionError for an unknown level.
+    **Arguments:**
+
+    - `data`: a table with the columns of the formula, None for that of the fit.
+    - `level`: None for all grouping factors, "population" or 0 for none, k or a label for the first k nested levels.
+    - `interval`: the probability of intervals, such as 0.95: symmetric, of each row by itself, normal, variances and
+      covariances taken as known.
+    - `uncertainty`: what the intervals account for, any of "parameters" (the fixed effects), "effects" and "residual"
+      (a new response; without it the interval is that of the mean). None: all three. "effects" are the row's own given
+      its responses; those of a new unit beyond `level`, and for units that the fit lacked.
+
+    **Returns:** predictions (rows,); with `interval` a data frame of `prediction`, `lower`, `upper`. Units that the
+    fitted data lacked have random effects of zero; rows whose mean the fitted data do not determine, because they lack
+    that combination of categories, are NaN.
+    **Raises:** DataError for missing columns and unknown categories; OptionError for an unknown level, options that do
+    not fit, and intervals of new responses at other rows where the residual variance is a function of the rows.
+    **Source:** Harville (1976), Annals of Statistics 4, 384-395, for the variance of the error of a prediction.
     """
+    sources = check_sources(interval, uncertainty)
+    if interval is None:
+        return means(fit, data, level)
+    from jaxnlme.linear.predict_interval import prediction_intervals
+
+    return prediction_intervals(fit, data, level, float(interval), sources)
+
+
+def means(fit: LinearFit, data: Any, level: str | int | None) -> np.ndarray:
+    """X beta + Z b (rows,); arguments as of `predict`."""
     count = n_levels(fit, level)
     beta = fit.outcome.beta
     if data is None:
@@ -41,7 +70,8 @@ def predict(fit: LinearFit, data: Any = None, level: str | int | None = None) ->
         out = np.where(fixed.not_estimable(fit.model.frame, data), np.nan, out)
     for grouping, effects in zip(fit.model.groupings[:count], fit.outcome.effects, strict=False):
         matrix = np.concatenate([design.for_frame(data) for design in grouping.designs], axis=1)
-        out = out + np.einsum("ij,ij->i", matrix, _of_units(grouping, effects, data))
+        with_zero = np.vstack([effects, np.zeros((1, effects.shape[1]))])
+        out = out + np.einsum("ij,ij->i", matrix, with_zero[unit_numbers(grouping, data)])
     return out
 
 
@@ -69,15 +99,14 @@ def n_levels(fit: LinearFit, level: str | int | None) -> int:
     return int(level)
 
 
-def _of_units(grouping: Grouping, effects: np.ndarray, data: Any) -> np.ndarray:
-    """The effects (rows, effects) of the unit of each row, zero for units that are not known."""
+def unit_numbers(grouping: Grouping, data: Any) -> np.ndarray:
+    """The number of each row's unit (rows,) among those of the fit, -1 for units that it lacked."""
     units = group_units(grouping.group, data)
     known = {label: k for k, label in enumerate(grouping.units.labels)}
     index = np.array([known.get(label, -1) for label in units.labels], int)
     if index.size and (index < 0).all():
         _check_kinds(grouping, units)
-    with_zero = np.vstack([effects, np.zeros((1, effects.shape[1]))])
-    return with_zero[index][units.codes]
+    return index[units.codes]
 
 
 def _check_kinds(grouping: Grouping, units: Units) -> None:
@@ -114,7 +143,7 @@ def residuals(fit: LinearFit, kind: str = "response", level: str | int | None = 
     **Raises:** OptionError for an unknown kind or level.
     """
     check_choice("kind", kind, ("response", "pearson", "normalized"))
-    raw = fit.model.y - predict(fit, None, level)
+    raw = fit.model.y - means(fit, None, level)
     if kind == "response":
         return raw
     if fit.residual is None:

@@ -15,14 +15,12 @@ INSTEAD = {
     "conditional_distribution": "use fit.random_effects, and fit.tidy(effects='ran_vals') for standard errors",
     "effect_diagnostics": "use fit.plot.qq('effects') and fit.tidy(effects='ran_vals')",
     "random_effects_se": "use fit.tidy(effects='ran_vals')",
-    "bootstrap": "use jn.likelihood_ratio_test(smaller, larger, method='bootstrap') or fit.simulate(n)",
     "parameters": "use fit.beta and fit.random_effects",
-    "values": "use fit.estimates['estimate']",
     "save": "Python's pickle keeps it",
     "data": "use fit.model.frame",
     "conditional": "use fit.random_effects",
 }
-OF_NONLINEAR = ("iterations", "jackknife", "multistart", "npc", "objective", "profile", "replicates", "shrinkage")
+OF_NONLINEAR = ("iterations", "jackknife", "multistart", "npc", "objective", "replicates", "shrinkage")
 
 
 class LinearPredictions:
@@ -73,9 +71,9 @@ class LinearPredictions:
 
         return vpc_of_linear_fit(self, x, replicates, seed, stratify, prediction_corrected, **options)
 
-    @documented_by("linear.refit.simulate")
+    @documented_by("linear.refits.refit.simulate")
     def simulate(self: Any, n: int = 1, key: Any = 0, level: str | int | None = "population") -> np.ndarray:
-        """Simulated responses; see `jaxnlme.linear.refit.simulate`.
+        """Simulated responses; see `jaxnlme.linear.refits.refit.simulate`.
 
         **Example:**
 
@@ -84,32 +82,73 @@ class LinearPredictions:
         growth.simulate(10, key=1)
         ```
         """
-        from jaxnlme.linear.refit import simulate
+        from jaxnlme.linear.refits.refit import simulate
 
         return simulate(self, n, key, level)
 
-    @documented_by("linear.refit.refit_log_likelihoods")
+    @documented_by("linear.refits.refit.refit_log_likelihoods")
     def refit_log_likelihoods(self: Any, responses: np.ndarray) -> np.ndarray:
-        """Log-likelihoods of refits; see `jaxnlme.linear.refit.refit_log_likelihoods`."""
-        from jaxnlme.linear.refit import refit_log_likelihoods
+        """Log-likelihoods of refits; see `jaxnlme.linear.refits.refit.refit_log_likelihoods`."""
+        from jaxnlme.linear.refits.refit import refit_log_likelihoods
 
         return refit_log_likelihoods(self, responses)
 
+    @documented_by("linear.refits.bootstrap.bootstrap")
+    @public("fit.bootstrap")
+    def bootstrap(
+        self: Any, n: int = 500, *, seed: int = 0, kind: str = "parametric", progress: bool | None = None
+    ) -> Any:
+        """Refits to bootstrap samples; see `jaxnlme.linear.refits.bootstrap.bootstrap`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ 1 | Subject", jn.datasets.orthodont())
+        print(growth.bootstrap(100).intervals())
+        ```
+        """
+        from jaxnlme.linear.refits.bootstrap import bootstrap
+
+        return bootstrap(self, n, seed=seed, kind=kind, progress=progress)
+
+    @documented_by("linear.refits.profile.profile")
+    @public("fit.profile")
+    def profile(self: Any, names: Any = None, *, level: float = 0.95, progress: bool | None = None) -> Any:
+        """Profile likelihood intervals; see `jaxnlme.linear.refits.profile.profile`.
+
+        **Example:**
+
+        ```python
+        growth = jn.lme("distance ~ age * Sex", "~ 1 | Subject", jn.datasets.orthodont())
+        print(growth.profile(["age", "sd((Intercept))"]).intervals)
+        ```
+        """
+        from jaxnlme.linear.refits.profile import profile
+
+        return profile(self, names, level=level, progress=progress)
+
     @documented_by("linear.predict.predict")
     @public("fit.predict")
-    def predict(self: Any, data: Any = None, level: str | int | None = None) -> np.ndarray:
-        """Predictions; see `jaxnlme.linear.predict.predict`.
+    def predict(
+        self: Any,
+        data: Any = None,
+        level: str | int | None = None,
+        *,
+        interval: float | None = None,
+        uncertainty: Any = None,
+    ) -> Any:
+        """Predictions, with intervals; see `jaxnlme.linear.predict.predict`.
 
         **Example:**
 
         ```python
         growth = jn.lme("distance ~ age * Sex", "~ age | Subject", jn.datasets.orthodont())
-        growth.predict(level=0)
+        growth.predict(level=0, interval=0.95).head()
         ```
         """
         from jaxnlme.linear.predict import predict
 
-        return predict(self, data, level)
+        return predict(self, data, level, interval=interval, uncertainty=uncertainty)
 
     @property
     def fitted(self: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ from jaxnlme.estimators.linear.interface import Likelihood
 from jaxnlme.estimators.linear.outcome import LinearOutcome
 from jaxnlme.estimators.linear.problem import LinearProblem
 from jaxnlme.linear.declaration import LinearModel
-from jaxnlme.linear.estimates import estimates_table, reported_covariance, reported_names
+from jaxnlme.linear.estimates import estimates_table, reported_covariance, reported_names, reported_values
 from jaxnlme.linear.frames import LinearFrames
 from jaxnlme.linear.inference.methods import LinearInference
 from jaxnlme.linear.predictions import LinearPredictions
@@ -169,6 +169,11 @@ class LinearFit(LinearInference, LinearFrames, LinearPredictions):
         from jaxnlme.linear.derive import derive
 
         return derive(self, fn, level=level, transform=transform)
+
+    @functools.cached_property
+    def values(self) -> dict[str, float]:
+        """Estimates by name."""
+        return dict(zip(reported_names(self), reported_values(self, self).tolist(), strict=True))
 
     # --- criteria ---
 

@@ -239,20 +239,32 @@ def _record(refits: Refits, out: Outcomes, kind: str, seed: int, by: tuple[str, 
     table["log_likelihood"] = np.where(reached_maximum(out), out.log_likelihood, np.nan)
     table["status"], table["iterations"], table["evaluations"] = status, out.iterations, out.evaluations
     table.index.name = "replicate"
-    ran = int(out.done.sum())
     resampling = "groups drawn with replacement" if kind == "case" else "responses drawn from the fit"
     within = f" within levels of {' by '.join(by)}" if by else ""
-    good = int(np.sum(status == "converged"))
-    sentences = [
-        f"Bootstrap of a fit by {fit.method}: {resampling}{within}, seed {seed}; {good} of {ran} replicates converged."
-    ]
-    sentences += failures(status, "replicates") + refits.device_sentences
-    groups = int(np.sum(fit.data.weights != 0))
-    if kind == "case" and groups < BOOTSTRAP.few_groups:
-        few = BOOTSTRAP.few_groups
-        sentences.append(f"There are {groups} groups: with fewer than {few} a bootstrap is a rough guide.")
+    sentences = bootstrap_sentences(
+        f"Bootstrap of a fit by {fit.method}: {resampling}{within}, seed {seed}",
+        table, refits.device_sentences, int(np.sum(fit.data.weights != 0)) if kind == "case" else None,
+    )  # fmt: skip
     if not by and (status == NO_INFORMATION).any():
         sentences.append("Resampling within the levels of a column (by=) keeps every level in every replicate.")
+    return Bootstrap(fit, kind, seed, by, table, tuple(sentences))
+
+
+def bootstrap_sentences(
+    opening: str, table: pd.DataFrame, device_sentences: Sequence[str] = (), groups: int | None = None
+) -> list[str]:
+    """The sentences of a bootstrap.
+
+    **Arguments:** `opening` of the first one; `table` of the replicates; `groups`: the number of groups that were
+    resampled, None where responses were drawn.
+    """
+    status = table["status"].to_numpy(object)
+    ran, good = int(np.sum(status != "not run")), int(np.sum(status == "converged"))
+    sentences = [f"{opening}; {good} of {ran} replicates converged."]
+    sentences += [*failures(status, "replicates"), *device_sentences]
+    if groups is not None and groups < BOOTSTRAP.few_groups:
+        few = BOOTSTRAP.few_groups
+        sentences.append(f"There are {groups} groups: with fewer than {few} a bootstrap is a rough guide.")
     if ran and good < BOOTSTRAP.min_converged * ran:
         sentences.append(
             f"More than {1.0 - BOOTSTRAP.min_converged:.0%} failed: the statistics of the others may be misleading; "
@@ -262,4 +274,4 @@ def _record(refits: Refits, out: Outcomes, kind: str, seed: int, by: tuple[str, 
     if zeros:
         parts = ", ".join(f"{name} in {int((table[name] == 0).sum())}" for name in zeros)
         sentences.append(f"Estimated as zero: {parts} of the replicates.")
-    return Bootstrap(fit, kind, seed, by, table, tuple(sentences))
+    return sentences

@@ -40,13 +40,26 @@ def check_interval(
 
     **Raises:** OptionError for values that do not fit, and for options of an interval without `interval`.
     """
+    sources = check_sources(interval, uncertainty, draws=draws, seed=seed)
     if interval is None:
-        options = {"uncertainty": uncertainty, "draws": draws, "seed": seed}
+        return (), 0, 0
+    n = DRAWS.draws if draws is None else check_whole_number("draws", draws, 100)
+    return sources, n, 0 if seed is None else check_whole_number("seed", seed, 0)
+
+
+def check_sources(interval: Any, uncertainty: Any, **others: Any) -> tuple[str, ...]:
+    """The sources of uncertainty of an interval, none where `interval` is None.
+
+    **Arguments:** `others`: options by name that belong to intervals too.
+    **Raises:** OptionError for values that do not fit, and for options of an interval without `interval`.
+    """
+    if interval is None:
+        options = {"uncertainty": uncertainty, **others}
         passed = [f"{name}=" for name, value in options.items() if value is not None]
         if passed:
             belongs = "belongs to intervals" if len(passed) == 1 else "belong to intervals"
             raise OptionError(f"{some(passed)} {belongs}: give interval=0.95 beside it, or leave it out.")
-        return (), 0, 0
+        return ()
     if isinstance(interval, bool) or not isinstance(interval, (float, np.floating)):
         raise OptionError(f"interval must be the probability of the intervals, such as 0.95; received {interval!r}.")
     check_level(float(interval))
@@ -56,8 +69,7 @@ def check_interval(
             raise OptionError(f"uncertainty {name!r} is not known; {near_matches(name, SOURCES)}")
     if not sources:
         raise OptionError(f"uncertainty is an empty list; name at least one of {', '.join(map(repr, SOURCES))}.")
-    n = DRAWS.draws if draws is None else check_whole_number("draws", draws, 100)
-    return sources, n, 0 if seed is None else check_whole_number("seed", seed, 0)
+    return sources
 
 
 def prediction_intervals(

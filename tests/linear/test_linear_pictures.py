@@ -51,6 +51,6 @@ def test_what_is_not_there_is_named_with_what_is(fit: jn.LinearFit) -> None:
     with pytest.raises(AttributeError, match=r"no fit.confidence_intervals: use fit.intervals\(level\)"):
         fit.confidence_intervals  # noqa: B018
     with pytest.raises(AttributeError, match=r"fits of jn\.fit have it"):
-        fit.profile()
+        fit.multistart()
     with pytest.raises(AttributeError, match="it has gof, observed_predicted"):
         fit.plot.individual_fits()

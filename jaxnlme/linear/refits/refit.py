@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxnlme.arguments import check_count
 from jaxnlme.errors import DataError, OptionError, shown
-from jaxnlme.estimators.linear.algorithm import Estimation, estimate
+from jaxnlme.estimators.linear.algorithm import estimate
 from jaxnlme.estimators.linear.cross_products import cross_products
+from jaxnlme.estimators.linear.interface import Likelihood
 from jaxnlme.estimators.linear.objective import ProfiledLikelihood
-from jaxnlme.estimators.linear.outcome import outcome
-from jaxnlme.estimators.linear.problem import linear_problem
+from jaxnlme.estimators.linear.outcome import LinearOutcome, outcome
+from jaxnlme.estimators.linear.problem import LinearProblem, linear_problem
 from jaxnlme.linear.fit import crossed_likelihood
-from jaxnlme.linear.predict import n_levels, predict
-from jaxnlme.linear.residual_model import depends_on_fitted, residual_rows
+from jaxnlme.linear.predict import means, n_levels
+from jaxnlme.linear.refits.resampled_rows import ResampledRows
+from jaxnlme.linear.residual_model import ResidualRows, depends_on_fitted, residual_rows
 from jaxnlme.numerics.linalg import semidefinite_cholesky
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ def simulate(fit: LinearFit, n: int = 1, key: Any = 0, level: str | int | None =
         raise OptionError(
             f"key is the seed of numpy's generator, a whole number >= 0 or a generator; received {shown(key)}."
         ) from None
-    kept, mean = n_levels(fit, level), predict(fit, None, level)
+    kept, mean = n_levels(fit, level), means(fit, None, level)
     out = np.empty((n, fit.model.n_rows))
     roots = [semidefinite_cholesky(psi) for psi in fit.outcome.psi]
     for k in range(n):
@@ -60,32 +63,71 @@ def _residuals(fit: LinearFit, rng: np.random.Generator) -> np.ndarray:
     return out
 
 
-def refit(fit: LinearFit, y: np.ndarray) -> tuple[float, Estimation]:
-    """The maximised log-likelihood of the same model with other responses (rows,), and the Estimation.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Refit:
+    """The model of a fit with other responses, rows or fixed effects: what of a LinearFit depends on these."""
+
+    problem: LinearProblem
+    likelihood: Likelihood
+    residual: ResidualRows | None
+    outcome: LinearOutcome
+
+    @property
+    def log_likelihood(self) -> float:
+        """The maximised log-likelihood; by REML the restricted one."""
+        return self.outcome.log_likelihood
+
+    @property
+    def converged(self) -> bool:
+        """True if the search ended at a maximum."""
+        return self.outcome.estimation.converged
+
+
+def refit(
+    fit: LinearFit,
+    y: np.ndarray | None = None,
+    X: np.ndarray | None = None,
+    rows: ResampledRows | None = None,
+    restricted: bool | None = None,
+) -> Refit:
+    """The same model with other responses `y` (rows,), columns `X` (rows, fixed) of fixed effects, `rows` or criterion;
+    None: those of the fit.
 
     **Raises:** DataError for responses of another length or that are not finite; OptionError for a variance function
     of the fitted values, whose estimate is no maximum.
     """
-    y = np.asarray(y, float)
+    y = fit.model.y if y is None else np.asarray(y, float)
+    X = fit.model.fixed.matrix if X is None else X
+    restricted = fit.restricted if restricted is None else restricted
     if y.shape != (fit.model.n_rows,) or not np.isfinite(y).all():
         raise DataError(f"responses must be {fit.model.n_rows} finite numbers; received shape {y.shape}.")
     if fit.residual is not None and depends_on_fitted(fit.residual.error):
         raise OptionError(
-            "a model whose variance is a function of the fitted values cannot be refitted in batches, "
-            "as a bootstrap does it; pass method='chi-square' for the approximate distribution."
+            "a model whose variance is a function of the fitted values maximises no likelihood, so that it cannot be "
+            "refitted to other responses or with values held; use a variance function of a column, or compare by the "
+            "approximate distribution (method='chi-square')."
         )
-    designs = [grouping.random_design() for grouping in fit.model.groupings]
-    X, theta = fit.model.fixed.matrix, fit.outcome.estimation.theta
+    designs, series, frame = [grouping.random_design() for grouping in fit.model.groupings], fit.series, fit.model.frame
+    if rows is not None:
+        y, X = y[rows.index], X[rows.index]
+        designs, series, frame = rows.designs(designs), rows.series(series), rows.frame(fit)
+        rank = np.linalg.matrix_rank(X / np.maximum(np.linalg.norm(X, axis=0), np.finfo(float).tiny))
+        if rank < X.shape[1]:
+            raise DataError(f"the {X.shape[1]} columns of fixed effects have rank {rank} in the rows that were drawn.")
+    residual = None
     if not fit.model.nested:
-        problem, likelihood = crossed_likelihood(y, X, designs, fit.restricted)
+        problem, likelihood = crossed_likelihood(y, X, designs, restricted)
     else:
-        problem = linear_problem(y, X, designs, fit.series)
+        problem = linear_problem(y, X, designs, series)
         error = None if fit.residual is None else fit.residual.error
-        source: Any = cross_products(problem) if error is None else residual_rows(problem, error, fit.model.frame).rows
-        likelihood = ProfiledLikelihood(source, problem.n_rows, fit.restricted)
+        if error is not None:
+            residual = residual_rows(problem, error, frame)
+        source: Any = cross_products(problem) if residual is None else residual.rows
+        likelihood = ProfiledLikelihood(source, problem.n_rows, restricted)
+    theta = fit.outcome.estimation.theta
     starts = [theta] if not likelihood.factors or (np.abs(theta) > 0).all() else []
     estimation = estimate(likelihood, starts)
-    return outcome(problem, likelihood, estimation).log_likelihood, estimation
+    return Refit(problem, likelihood, residual, outcome(problem, likelihood, estimation))
 
 
 def refit_log_likelihoods(fit: LinearFit, responses: np.ndarray) -> np.ndarray:
@@ -96,7 +138,7 @@ def refit_log_likelihoods(fit: LinearFit, responses: np.ndarray) -> np.ndarray:
     """
     out = np.full(len(responses), np.nan)
     for k, y in enumerate(np.asarray(responses, float)):
-        value, estimation = refit(fit, y)
-        if estimation.converged:
-            out[k] = value
+        found = refit(fit, y)
+        if found.converged:
+            out[k] = found.log_likelihood
     return out

@@ -1,0 +1,1 @@
+"""Refits of linear mixed models: profiles and bootstraps."""
