@@ -155,7 +155,7 @@ def _columns_of_units(matrices: Sequence[np.ndarray], units: Sequence[np.ndarray
 
 
 def _pattern(matrix: csr_matrix) -> csr_matrix:
-    """Which columns have entries in one row, zeros among them: (columns, columns)."""
+    """Entries (columns, columns) for pairs of columns with entries in one row, zeros among them."""
     ones = matrix.copy()
     ones.data = np.ones_like(ones.data)
     return ones.T @ ones
