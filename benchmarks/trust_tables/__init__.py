@@ -1,5 +1,5 @@
-"""The four tables of trust.py, a module each: `run(options)` goes on with the rows that are not on file, `table()` gives
-the lines of Markdown of the rows that are."""
+"""The four tables of trust.py, a module each: `run(options)` goes on with the rows that are not on file, and
+`table()` gives the lines of Markdown of the rows that are."""
 
 from __future__ import annotations
 
