@@ -97,9 +97,7 @@ class Curve:
 
 CURVES: dict[str, Curve] = {
     "oral": Curve(oral, ("ka", "cl", "vol"), ("ka", "cl", "vol"), ("t", "dose")),
-    "oral_fraction": Curve(
-        oral_fraction, ("ka", "cl", "vol", "frac"), ("ka", "cl", "vol", "frac"), ("t", "dose")
-    ),
+    "oral_fraction": Curve(oral_fraction, ("ka", "cl", "vol", "frac"), ("ka", "cl", "vol", "frac"), ("t", "dose")),
     "biexponential": Curve(biexponential, ("a1", "k1", "a2", "k2"), ("a1", "k1", "a2", "k2")),
     "logistic": Curve(logistic, ("asym", "mid", "scale")),
     "emax": Curve(emax, ("e0", "top", "half"), ("top", "half")),

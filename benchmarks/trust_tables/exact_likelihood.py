@@ -15,6 +15,7 @@ import itertools
 import math
 
 import numpy as np
+
 from trust_tables.problem import Estimates, HardFit, Table, table_of
 
 STEP = 1e-30
@@ -163,7 +164,9 @@ class Referee:
         hessian = self.curvature(estimates, z, factor, exact=True)
         weak = np.linalg.eigvalsh(hessian)[:, 0] < 0.05
         if np.any(weak):
-            rounder = self.curvature(estimates, z, factor, exact=False) if self.fit.family == "gaussian" else np.eye(len(z.T))
+            rounder = (
+                self.curvature(estimates, z, factor, exact=False) if self.fit.family == "gaussian" else np.eye(len(z.T))
+            )
             hessian = np.where(weak[:, None, None], rounder, hessian)
         spread = np.sqrt(2.0) * np.swapaxes(np.linalg.inv(np.linalg.cholesky(hessian)), 1, 2)
         previous, nodes, q = -math.inf, 5 if factor.shape[1] > 2 else 9, factor.shape[1]

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from trust_tables.maxima import maximum
+
 from trust_tables.exact_likelihood import Referee
+from trust_tables.maxima import maximum
 from trust_tables.problem import Estimates, HardFit
 from trust_tables.tables import DESIGNS, Design, published
 
@@ -20,9 +21,9 @@ KINDS = (
     OPTIMUM, FAR, SINGULAR, ZERO, UNIDENTIFIED, NAN, MODES, FLIP, SHORT, UNITS, OUTLIER, NESTED, EXTREME,
 )  # fmt: skip
 NO_MAXIMUM = (
-    r"identif|singular|separat|positive definite|no effect|collinear|rank|unbounded|infinite|diverg|no finite|"
-    r"degenerate|ill-condition|not estimable|perfect|constant|boundary|at most one|number of observations|information|"
-    r"drop|alias|depend|flat|poorly|dependent"
+    r"identif|singular|separat|not positive definite|no effect|collinear|rank|unbounded|infinite|diverg|no finite|"
+    r"degenerate|ill-condition|not estimable|perfect|boundary|number of observations|dropp|alias|flat|dependent|"
+    r"nearly the same|no maximum|without bound|larger scale"
 )
 
 Table = dict[str, np.ndarray]
@@ -30,9 +31,15 @@ Made = Callable[[], HardFit | None]
 
 
 def made(
-    design: Design, name: str, hardness: str, seed: int, truth: Estimates | None = None,
-    change: Callable[[Table], None] | None = None, beta: tuple[float, ...] | None = None,
-    sd_factor: float = 1.5, **fields: Any,
+    design: Design,
+    name: str,
+    hardness: str,
+    seed: int,
+    truth: Estimates | None = None,
+    change: Callable[[Table], None] | None = None,
+    beta: tuple[float, ...] | None = None,
+    sd_factor: float = 1.5,
+    **fields: Any,
 ) -> HardFit:
     """A fit of a simulated table. Unless told otherwise programs start a little off the truth: fixed effects by 20 % of
     their size (0.2 on the log or logit scale), standard deviations by `sd_factor`."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy import optimize
+
 from trust_tables.exact_likelihood import STEP, Referee, finite, gaussian
 from trust_tables.problem import Estimates
 

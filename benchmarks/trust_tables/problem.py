@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+
 from trust_tables.curves import CURVES, Curve
 
 Estimates = dict[str, Any]

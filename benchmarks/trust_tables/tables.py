@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from trust_tables.curves import CURVES
 from trust_tables.problem import Estimates
 
