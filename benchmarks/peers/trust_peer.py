@@ -115,7 +115,8 @@ def formula_of(request: dict[str, Any], inner: str = "(1 | g/h)") -> str:
     """The model in lme4's spelling."""
     fixed = " + ".join(COLUMN[name] for name in request["parameters"])
     effects = " + ".join(COLUMN[name] for name in request["random"])
-    return f"y ~ {fixed} + {inner if request['nested'] else f'({effects} | g)'}"
+    bars = "||" if request["psi"] == "diagonal" and len(request["random"]) > 1 else "|"
+    return f"y ~ {fixed} + {inner if request['nested'] else f'({effects} {bars} g)'}"
 
 
 def theta_of(request: dict[str, Any]) -> list[float]:
@@ -129,7 +130,7 @@ def glmm(request: dict[str, Any], frame: pd.DataFrame) -> Answer:
 
     gaussian = request["family"] == "gaussian"
     family = {"bernoulli": "binomial"}.get(request["family"], request["family"])
-    options: dict[str, Any] = {"reml": False} if gaussian else {"nagq": 15 if len(request["random"]) == 1 else 1}
+    options: dict[str, Any] = {"reml": False} if gaussian else {"nagq": 15 if len(request["random"]) == 1 else 9}
     if not request["nested"]:
         options["warm_start"] = {"beta": list(request["beta"]), "theta": theta_of(request)}
     fit = package.fit(frame, formula_of(request, "(1 | g) + (1 | h)"), family=family, **options)

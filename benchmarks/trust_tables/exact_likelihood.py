@@ -189,7 +189,7 @@ class Referee:
         return np.concatenate(parts, axis=1)
 
     def grid(self, estimates: Estimates) -> float:
-        """The trapezoidal rule over +-SPAN in every effect, points doubled until the value moves less than PRECISION."""
+        """The trapezoidal rule over +-SPAN in every effect, points doubled until it moves less than PRECISION."""
         factor = self.factor(estimates["psi"])
         if factor.shape[1] == 0:
             return self._without_effects(estimates, factor)

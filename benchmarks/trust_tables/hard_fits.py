@@ -246,7 +246,7 @@ def published_nested(name: str, g: str, h: str, y: str, t: str | None, truth: tu
 
 
 def dyestuff2() -> HardFit | None:
-    """Box and Tiao's table, whose variance between batches is estimated as zero; a column of alternating signs beside."""
+    """Box and Tiao's table, whose variance between batches is estimated as zero; t alternates."""
     table = published("Dyestuff2")
     if table is None:
         return None

@@ -1,6 +1,6 @@
 """This package on the hard fits: a process that reads a request a line (a fit as JSON, and `program`) and answers each
-with a line: `beta`, `psi`, `sigma`, `inner`, `converged`, `messages`, or `error` with `trace` where it is not one of the
-package's own.
+with a line: `beta`, `psi`, `sigma`, `inner`, `converged`, `messages`, or `error` with `trace` where it is not one of
+the package's own.
 
 The models have one shape of data for each curve, so that a fit after the first of a curve compiles nothing.
 """

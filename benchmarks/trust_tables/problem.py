@@ -1,4 +1,4 @@
-"""One fit of the list as every program and the referee read it: table, model, starts. numpy and the standard library."""
+"""One fit of the list as every program and the referee read it: table, model, starts."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ class HardFit:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The rows by group, padded to the longest: `y` and `x` (groups, rows), `mask` False where a row is padding or has no
-    response or predictor, `inner` (groups, rows, units) which rows are of which unit of the nested level."""
+    """The rows by group, padded to the longest: `y` and `x` (groups, rows), `mask` False where a row is padding or has
+    no response or predictor, `inner` (groups, rows, units) which rows are of which unit of the nested level."""
 
     y: np.ndarray
     x: dict[str, np.ndarray]

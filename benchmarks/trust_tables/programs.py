@@ -1,4 +1,4 @@
-"""The programs of the honesty and accuracy tables: which can express a fit, and which function each maximises."""
+"""The programs of the honesty and accuracy tables: which can express a fit, and what each maximises."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ OURS = "jaxnlme"
 
 @dataclass(frozen=True)
 class Program:
-    """A row of the table: `name`; `worker` that runs it; `asked`, its name there; `nonlinear`, `linear`, `outcomes`: the
-    function that it maximises on a Gaussian curve, a linear Gaussian model, and counts or categories ("exact",
+    """A row of the table: `name`; `worker` that runs it; `asked`, its name there; `nonlinear`, `linear`, `outcomes`:
+    the function that it maximises on a Gaussian curve, a linear Gaussian model, and counts or categories ("exact",
     "laplace", "focei" or "alternation"), None where it cannot express them; `stochastic`."""
 
     name: str
@@ -35,6 +35,8 @@ class Program:
         if fit.short and not self.stochastic:
             return None
         if fit.nested is not None and not self.nested:
+            return None
+        if self.asked == "glmm" and fit.psi == "diagonal" and len(fit.random) > 1:
             return None
         if fit.family != "gaussian":
             ordinal = self.asked == "clmm" or self.worker == OURS

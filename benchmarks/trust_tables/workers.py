@@ -24,7 +24,7 @@ class Worker:
     def ask(self, request: dict[str, Any], limit: float) -> dict[str, Any]:
         """The answer, with its `seconds`; `crash` says how the process ended where there is none."""
         if self.process is None:
-            self.errors = tempfile.TemporaryFile()
+            self.errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the process
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
                 env=self.environment, start_new_session=True,
