@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from results import FOLDER
+
 from trust_tables import asking
 from trust_tables.problem import Estimates, HardFit
 from trust_tables.programs import PROGRAMS

@@ -3,6 +3,7 @@
 - "exact": a linear Gaussian model by its closed form, all others by quadrature: nodes around every group's mode, spread
   by its curvature, doubled until the value moves less than PRECISION; where a group may have several modes, a grid over
   +-SPAN standard deviations of the effects, its points doubled likewise;
+- "quick": the same with few nodes, for climbs, whose end "exact" evaluates;
 - "laplace": at the modes with the exact Hessian; "focei": with the Gauss-Newton curvature I + J'J / sigma^2.
 
 Random effects are b = L z with Psi = L L' and z standard normal, so that a variance may be zero. It shares no code with
@@ -35,6 +36,7 @@ class Referee:
         self.n_fixed = len(names)
         self.groups = len(self.table.y)
         self.modes: np.ndarray | None = None
+        self.log_factorial = np.vectorize(math.lgamma)(np.maximum(self.table.y, 0.0) + 1.0)
 
     def factor(self, psi: np.ndarray) -> np.ndarray:
         """(random, effective) L with Psi = L L'; directions without variance are left out."""
@@ -52,8 +54,9 @@ class Referee:
         with np.errstate(all="ignore"):
             if self.fit.shape.linear and self.fit.family == "gaussian":
                 return self.closed_form(estimates)
-            if kind == "exact":
-                return self.grid(estimates) if self.fit.several_modes else self.quadrature(estimates)
+            if kind in ("exact", "quick"):
+                once = kind == "quick"
+                return self.grid(estimates, once) if self.fit.several_modes else self.quadrature(estimates, once)
             return self.laplace(estimates, exact=kind == "laplace")
 
     def closed_form(self, estimates: Estimates) -> float:
@@ -76,7 +79,7 @@ class Referee:
             sigma = float(estimates["sigma"])
             rows = -0.5 * ((y - mean) / sigma) ** 2 - math.log(abs(sigma)) - 0.5 * LOG_2PI
         elif fit.family == "poisson":
-            rows = y * mean - np.exp(mean) - _log_factorial(y)
+            rows = y * mean - np.exp(mean) - self.log_factorial[:, None, :]
         elif fit.family == "bernoulli":
             rows = -_softplus(np.where(y > 0.5, -mean, mean))
         else:
@@ -155,7 +158,7 @@ class Referee:
             return -math.inf
         return float(-np.sum(self.minus_joint(estimates, z[:, None], factor)[:, 0] + 0.5 * logdet))
 
-    def quadrature(self, estimates: Estimates) -> float:
+    def quadrature(self, estimates: Estimates, once: bool = False) -> float:
         """Adaptive Gauss-Hermite quadrature, nodes doubled until the value moves less than PRECISION."""
         factor = self.factor(estimates["psi"])
         if factor.shape[1] == 0:
@@ -176,7 +179,7 @@ class Referee:
             log_weight = np.log(np.array(list(itertools.product(weights, repeat=q)))).sum(axis=1)
             terms = log_weight + np.sum(x**2, axis=1) - self._in_chunks(estimates, z, spread, x, factor)
             value = np.sum(_logsumexp(terms) + np.linalg.slogdet(spread)[1] - 0.5 * q * LOG_2PI)
-            if abs(value - previous) < PRECISION or (2 * nodes) ** q > MOST_POINTS:
+            if once or abs(value - previous) < PRECISION or (2 * nodes) ** q > MOST_POINTS:
                 return float(value)
             previous, nodes = value, 2 * nodes
 
@@ -188,7 +191,7 @@ class Referee:
         ]
         return np.concatenate(parts, axis=1)
 
-    def grid(self, estimates: Estimates) -> float:
+    def grid(self, estimates: Estimates, once: bool = False) -> float:
         """The trapezoidal rule over +-SPAN in every effect, points doubled until it moves less than PRECISION."""
         factor = self.factor(estimates["psi"])
         if factor.shape[1] == 0:
@@ -201,7 +204,7 @@ class Referee:
             zero, unit = np.zeros((self.groups, q)), np.broadcast_to(np.eye(q), (self.groups, q, q))
             terms = -self._in_chunks(estimates, zero, unit, x, factor)
             value = float(np.sum(_logsumexp(terms) + q * math.log(axis[1] - axis[0]) - 0.5 * q * LOG_2PI))
-            if abs(value - previous) < PRECISION or (2 * points) ** q > 40 * MOST_POINTS:
+            if once or abs(value - previous) < PRECISION or (2 * points) ** q > 40 * MOST_POINTS:
                 return value
             previous, points = value, 2 * points - 1
 
@@ -252,10 +255,6 @@ def _log_interval(low: np.ndarray, high: np.ndarray, eta: np.ndarray) -> np.ndar
     bottom = np.where(np.isfinite(low), _softplus(lower), 0.0)
     gap = np.where(np.isfinite(high) & np.isfinite(low), high - low, np.inf)
     return np.log(-np.expm1(-gap)) - top - bottom
-
-
-def _log_factorial(y: np.ndarray) -> np.ndarray:
-    return np.vectorize(math.lgamma)(y + 1.0)
 
 
 def _logsumexp(terms: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def made(
     sd_factor: float = 1.5,
     **fields: Any,
 ) -> HardFit:
-    """A fit of a simulated table. Unless told otherwise programs start a little off the truth: fixed effects by 20 % of
+    """A fit of a simulated table. By default programs start a little off the truth: fixed effects by 20 % of
     their size (0.2 on the log or logit scale), standard deviations by `sd_factor`."""
     truth = truth or design.truth()
     table = design.simulate(seed, truth)

@@ -23,7 +23,7 @@ RIGHT, WRONG, UNSURE, HONEST, CRASH = (
     "converged and right", "converged and wrong", "not converged though right", "honest failure", "crash",
 )  # fmt: skip
 OUTCOMES = (RIGHT, WRONG, UNSURE, HONEST, CRASH)
-# Exceptions that surface from a program's own arithmetic or indexing: they name nothing that a user could mend.
+# Exceptions that surface from a program's own arithmetic or indexing: they name nothing that a user could change.
 UNHANDLED = (
     "LinAlgError", "ZeroDivisionError", "IndexError", "KeyError", "TypeError", "AttributeError", "OverflowError",
     "AssertionError", "UnboundLocalError", "RecursionError", "FloatingPointError", "PanicException",

@@ -118,11 +118,13 @@ def maximum(referee: Referee, kind: str, starts: list[Estimates]) -> tuple[Estim
     """The highest value of the likelihood `kind` that is reached from any of the starts."""
     packing = Packing(referee)
     best, top = starts[0], -math.inf
+    climbed = "quick" if kind == "exact" else kind
     vectors = [packing.pack(start) for start in starts]
     vectors += [inside for vector in vectors if (inside := packing.off_zero(vector)) is not None]
     for vector in vectors:
         with np.errstate(all="ignore"):
-            point, value = climb(lambda v: referee.log_likelihood(packing.unpack(v), kind), vector)
+            point, _ = climb(lambda v: referee.log_likelihood(packing.unpack(v), climbed), vector)
+        value = referee.log_likelihood(packing.unpack(point), kind)
         if value > top:
             best, top = packing.unpack(point), value
     return best, top
