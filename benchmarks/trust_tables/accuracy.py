@@ -117,6 +117,8 @@ def cell(row: dict[str, Any] | None) -> str:
 def table() -> list[str]:
     """Distances by program and table."""
     rows = {(row["case"], row["program"]): row for row in asking.read(FILE, FOLDER)["rows"]}
+    if not rows:
+        return []
     names = [name for name in PUBLISHED if any(case == name for case, _ in rows)]
     lines = ["| program | " + " | ".join(names) + " |", "| :-- |" + " --: |" * len(names)]
     for program in PROGRAMS:

@@ -13,6 +13,7 @@ from trust_tables.judging import OUTCOMES, WRONG
 from trust_tables.programs import PROGRAMS
 
 FILE = "trust_honesty.json"
+LETTERS = dict(zip(OUTCOMES, "RWNHC", strict=True))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -35,8 +36,37 @@ def counts(rows: list[dict[str, Any]]) -> dict[str, Counter]:
 def table() -> list[str]:
     """Outcomes by program."""
     rows = asking.read(FILE, FOLDER)["rows"]
+    if not rows:
+        return []
     lines = ["| program | fits | " + " | ".join(OUTCOMES) + " |", "| :-- |" + " --: |" * (len(OUTCOMES) + 1)]
     for name, of in counts(rows).items():
         cells = [f"{of[o]} ({of['far']})" if o == WRONG and of[o] else str(of[o]) for o in OUTCOMES]
         lines.append(f"| {name} | {of['fits']} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def cell(row: dict[str, Any] | None) -> str:
+    """A fit of the table by cases: the letter of its outcome, with the distance where it is wrong."""
+    if row is None or "outcome" not in row:
+        return ""
+    letter = LETTERS[row["outcome"]]
+    if row["outcome"] != WRONG:
+        return letter
+    below = row["below"]
+    return f"**{letter}**" + ("" if below is None else f" {below:.2g}" if below < 100.0 else f" {below:.0f}")
+
+
+def details() -> list[str]:
+    """Every fit of the list by name, with a letter for each program."""
+    rows = {(row["case"], row["program"]): row for row in asking.read(FILE, FOLDER)["rows"]}
+    names = [p.name for p in PROGRAMS if any(program == p.name for _, program in rows)]
+    cases = list(dict.fromkeys((row["hardness"], row["case"]) for row in rows.values()))
+    legend = ", ".join(f"{letter}: {name}" for name, letter in LETTERS.items())
+    lines = [f"By fit ({legend}; the number is the distance below the maximum; blank: not expressible, not run):", ""]
+    lines += ["| kind | fit | " + " | ".join(names) + " |", "| :-- | :-- |" + " :-- |" * len(names)]
+    for kind in hard_fits.KINDS:
+        for hardness, case in cases:
+            if hardness == kind:
+                cells = [cell(rows.get((case, name))) for name in names]
+                lines.append(f"| {kind} | {case} | " + " | ".join(cells) + " |")
     return lines
