@@ -79,7 +79,6 @@ def nextstat_foce(request: dict[str, Any], frame: pd.DataFrame) -> Answer:
         method="focei", doses=[float(frame["dose"][group == g].iloc[0]) for g in range(group.max() + 1)],
         error_model="additive", sigma=request["sigma"], theta_init=np.exp(np.array(request["beta"])[order]).tolist(),
         omega_init=np.array(request["sds"])[order].tolist(), diagonal_omega=True, max_outer_iter=1000,
-        max_inner_iter=100,
     )  # fmt: skip
     back = [2, 0, 1]
     return {

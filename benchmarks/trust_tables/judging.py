@@ -2,7 +2,7 @@
 
 'Right' is within LIMIT (a stochastic program: STOCHASTIC) log-likelihood units of the highest value known of the
 function that the program maximises: over the estimates of all programs and the referee's own climbs from the best of
-them and from the values that simulated the table. For Lindstrom and Bates' alternation, which maximises no one
+them and, of the exact likelihood, from the values that simulated the table. For Lindstrom and Bates' alternation, which maximises no one
 function, right is a fixed point: with the model linearised at the estimates, no others are higher by more than LIMIT;
 and no other program's fixed point is higher than that.
 """
@@ -120,11 +120,11 @@ def _value(referee: Referee, estimates: Estimates | None, kind: str) -> float:
 
 def _top(referee: Referee, kind: str, values: dict[Program, float], found: dict[Program, Estimates | None]) -> float:
     """The highest value known of a function."""
-    starts = [dict(referee.fit.truth)]
+    starts = [dict(referee.fit.truth)] if kind == "exact" else []
     best = max(values, key=lambda p: values[p], default=None)
     if best is not None and (estimates := found[best]) is not None:
         starts.insert(0, estimates)
-    return max(maximum(referee, kind, starts)[1], *values.values(), -math.inf)
+    return max(*(maximum(referee, kind, starts)[1:] if starts else ()), *values.values(), -math.inf)
 
 
 def _number(value: float) -> float | None:
