@@ -2,9 +2,9 @@
 
 'Right' is within LIMIT (a stochastic program: STOCHASTIC) log-likelihood units of the highest value known of the
 function that the program maximises: over the estimates of all programs and the referee's own climbs from the best of
-them and, of the exact likelihood, from the values that simulated the table. For Lindstrom and Bates' alternation, which maximises no one
-function, right is a fixed point: with the model linearised at the estimates, no others are higher by more than LIMIT;
-and no other program's fixed point is higher than that.
+them and, of the exact likelihood, from the values that simulated the table. For Lindstrom and Bates' alternation, which
+maximises no one function, right is a fixed point: with the model linearised at the estimates, no others are higher by
+more than LIMIT; and no other program's fixed point is higher than that.
 """
 
 from __future__ import annotations

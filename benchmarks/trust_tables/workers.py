@@ -48,7 +48,8 @@ class Worker:
                 text += part
                 line = next((line for line in text.split(b"\n")[:-1] if line.startswith(MARK)), None)
                 if line is not None:
-                    return json.loads(line[len(MARK) :], parse_constant=lambda _: None) | {"seconds": time.monotonic() - began}
+                    answer = json.loads(line[len(MARK) :], parse_constant=lambda _: None)
+                    return answer | {"seconds": time.monotonic() - began}
         self.close()
         return {"crash": f"no answer within {limit:.0f} seconds", "seconds": time.monotonic() - began}
 
