@@ -12,7 +12,7 @@ from typing import Any
 from provenance import about
 from results import FOLDER, Record
 
-from trust_tables.judging import judged
+from trust_tables.judging import WRONG, judged, local_gain
 from trust_tables.problem import HardFit
 from trust_tables.programs import OURS, chosen, workers
 
@@ -67,10 +67,25 @@ def judge(fit: HardFit, rows: dict[str, dict[str, Any]], record: Record) -> None
     found, tops = judged(fit, {programs[name]: row["answer"] for name, row in rows.items()})
     for name, row in rows.items():
         row |= found[name]
+        row.pop("gain", None)
     record.content["maxima"][fit.name] = tops
     record.write()
     said = ", ".join(f"{name}: {row['outcome']} ({_short(row['below'])})" for name, row in rows.items())
     print(f"{fit.name}: {said}; judged in {time.monotonic() - began:.1f} s", flush=True)
+
+
+def explain(file: str, fits: Iterable[HardFit], folder: Path = FOLDER) -> None:
+    """Whether the ends that are converged and wrong are local maxima: `gain` of the rows that have none."""
+    before = read(file, folder)
+    record = Record(folder / file, before["about"], maxima=before["maxima"])
+    record.rows[:] = before["rows"]
+    programs = {program.name: program for program in chosen(None)}
+    wrong = [row for row in record.rows if row.get("outcome") == WRONG and "gain" not in row]
+    cases = {row["case"] for row in wrong}
+    for fit in fits if cases else ():
+        for row in [row for row in wrong if row["case"] == fit.name]:
+            row["gain"] = local_gain(fit, row["answer"], programs[row["program"]])
+            record.write()
 
 
 def rejudge(file: str, fits: Iterable[HardFit], folder: Path = FOLDER) -> None:

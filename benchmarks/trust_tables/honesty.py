@@ -9,7 +9,7 @@ from typing import Any
 from results import FOLDER
 
 from trust_tables import asking, hard_fits
-from trust_tables.judging import OUTCOMES, WRONG
+from trust_tables.judging import LIMIT, OUTCOMES, WRONG
 from trust_tables.programs import PROGRAMS
 
 FILE = "trust_honesty.json"
@@ -19,6 +19,7 @@ LETTERS = dict(zip(OUTCOMES, "RWNHC", strict=True))
 def run(options: argparse.Namespace) -> None:
     """Go on with the fits that are not on file."""
     asking.run(FILE, hard_fits.fits(options.cases), options)
+    asking.explain(FILE, hard_fits.fits(), options.folder)
 
 
 def counts(rows: list[dict[str, Any]]) -> dict[str, Counter]:
@@ -52,8 +53,9 @@ def cell(row: dict[str, Any] | None) -> str:
     letter = LETTERS[row["outcome"]]
     if row["outcome"] != WRONG:
         return letter
-    below = row["below"]
-    return f"**{letter}**" + ("" if below is None else f" {below:.2g}" if below < 100.0 else f" {below:.0f}")
+    below, gain = row["below"], row.get("gain")
+    text = "" if below is None else f" {below:.2g}" if below < 100.0 else f" {below:.0f}"
+    return f"**{letter}**{text}" + (" local" if gain is not None and gain <= LIMIT else "")
 
 
 def details() -> list[str]:
@@ -62,7 +64,10 @@ def details() -> list[str]:
     names = [p.name for p in PROGRAMS if any(program == p.name for _, program in rows)]
     cases = list(dict.fromkeys((row["hardness"], row["case"]) for row in rows.values()))
     legend = ", ".join(f"{letter}: {name}" for name, letter in LETTERS.items())
-    lines = [f"By fit ({legend}; the number is the distance below the maximum; blank: not expressible, not run):", ""]
+    lines = [
+        f'By fit ({legend}; the number is the distance below the maximum, "local" a maximum near these estimates but not the highest; blank: not expressible, not run):',
+        "",
+    ]
     lines += ["| kind | fit | " + " | ".join(names) + " |", "| :-- | :-- |" + " :-- |" * len(names)]
     for kind in hard_fits.KINDS:
         for hardness, case in cases:

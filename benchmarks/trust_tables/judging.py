@@ -111,6 +111,18 @@ def outcome(fit: HardFit, answer: dict[str, Any], within: bool) -> str:
     return UNSURE if "error" not in answer and within else HONEST
 
 
+def local_gain(fit: HardFit, answer: dict[str, Any], program: Program) -> float | None:
+    """How much higher the referee climbs from the estimates of an answer, in the function that the program maximises:
+    nothing at a local maximum. None without estimates."""
+    estimates, kind = estimates_of(answer), program.kind(fit) or "exact"
+    if estimates is None:
+        return None
+    if kind == "alternation":
+        return _number(alternation(Referee(fit), estimates)[1])
+    referee = Referee(fit)
+    return _number(maximum(referee, kind, [estimates])[1] - _value(referee, estimates, kind))
+
+
 def _value(referee: Referee, estimates: Estimates | None, kind: str) -> float:
     if estimates is None:
         return -math.inf
