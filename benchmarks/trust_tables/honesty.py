@@ -64,10 +64,11 @@ def details() -> list[str]:
     names = [p.name for p in PROGRAMS if any(program == p.name for _, program in rows)]
     cases = list(dict.fromkeys((row["hardness"], row["case"]) for row in rows.values()))
     legend = ", ".join(f"{letter}: {name}" for name, letter in LETTERS.items())
-    lines = [
-        f'By fit ({legend}; the number is the distance below the maximum, "local" a maximum near these estimates but not the highest; blank: not expressible, not run):',
-        "",
-    ]
+    explanation = (
+        f"By fit ({legend}; the number is the distance below the maximum; local: a maximum near these estimates, "
+        "not the highest; blank: not expressible, not run):"
+    )
+    lines = [explanation, ""]
     lines += ["| kind | fit | " + " | ".join(names) + " |", "| :-- | :-- |" + " :-- |" * len(names)]
     for kind in hard_fits.KINDS:
         for hardness, case in cases:
