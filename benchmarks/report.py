@@ -1,4 +1,5 @@
-"""Write the tables and plots of benchmarks/README.md from the existing results files.
+"""Write the tables and plots of benchmarks/README.md, and the small tables of trust in README.md, from the existing
+results files.
 
     python benchmarks/report.py [--folder results] [--page README.md]
 
@@ -30,6 +31,7 @@ from reporting import (
     plots,
     references,
     saem,
+    trust,
 )
 from results import FOLDER, HERE
 
@@ -84,6 +86,7 @@ def sections(folder: Path, page: Path) -> list[str]:
         parts.append(write(results, name))
         if draw is not None:
             parts += pictures(draw(results, page.parent / "images"), page)
+    parts += trust.sections(folder)
     parts.append("### GPU")
     files = sorted(folder.glob("gpu-*.json"))
     return parts + ([costs.gpu(json.loads(file.read_text()), file.name) for file in files] or [NO_GPU])
@@ -101,6 +104,9 @@ def main() -> None:
     middle = "\n\n".join(sections(options.folder.resolve(), page))
     page.write_text(f"{before}{MARKERS[0]}\n\n{middle}\n\n{MARKERS[1]}{after}")
     print(f"wrote {page}")
+    if options.folder == FOLDER:
+        trust.write_readme()
+        print(f"wrote the small tables of {trust.README}")
 
 
 if __name__ == "__main__":

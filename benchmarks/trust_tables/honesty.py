@@ -1,0 +1,78 @@
+"""The table of honesty: hard fits, and how often a program says 'converged' and is right, or wrong."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from typing import Any
+
+from results import FOLDER
+
+from trust_tables import asking, hard_fits
+from trust_tables.judging import LIMIT, OUTCOMES, WRONG
+from trust_tables.programs import PROGRAMS
+
+FILE = "trust_honesty.json"
+LETTERS = dict(zip(OUTCOMES, "RWNHC", strict=True))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Go on with the fits that are not on file."""
+    asking.run(FILE, hard_fits.fits(options.cases), options)
+    asking.explain(FILE, hard_fits.fits(), options.folder)
+
+
+def counts(rows: list[dict[str, Any]]) -> dict[str, Counter]:
+    """Outcomes by program, with `fits` and `far`: converged and wrong by more than one log-likelihood unit."""
+    found: dict[str, Counter] = {program.name: Counter() for program in PROGRAMS}
+    for row in rows:
+        if "outcome" in row:
+            of = found[row["program"]]
+            of["fits"] += 1
+            of[row["outcome"]] += 1
+            of["far"] += row["outcome"] == WRONG and (row["below"] is None or row["below"] > 1.0)
+    return {name: of for name, of in found.items() if of["fits"]}
+
+
+def table() -> list[str]:
+    """Outcomes by program."""
+    rows = asking.read(FILE, FOLDER)["rows"]
+    if not rows:
+        return []
+    lines = ["| program | fits | " + " | ".join(OUTCOMES) + " |", "| :-- |" + " --: |" * (len(OUTCOMES) + 1)]
+    for name, of in counts(rows).items():
+        cells = [f"{of[o]} ({of['far']})" if o == WRONG and of[o] else str(of[o]) for o in OUTCOMES]
+        lines.append(f"| {name} | {of['fits']} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def cell(row: dict[str, Any] | None) -> str:
+    """A fit of the table by cases: the letter of its outcome, with the distance where it is wrong."""
+    if row is None or "outcome" not in row:
+        return ""
+    letter = LETTERS[row["outcome"]]
+    if row["outcome"] != WRONG:
+        return letter
+    below, gain = row["below"], row.get("gain")
+    text = "" if below is None else f" {below:.2g}" if below < 100.0 else f" {below:.0f}"
+    return f"**{letter}**{text}" + (" local" if gain is not None and gain <= LIMIT else "")
+
+
+def details() -> list[str]:
+    """Every fit of the list by name, with a letter for each program."""
+    rows = {(row["case"], row["program"]): row for row in asking.read(FILE, FOLDER)["rows"]}
+    names = [p.name for p in PROGRAMS if any(program == p.name for _, program in rows)]
+    cases = list(dict.fromkeys((row["hardness"], row["case"]) for row in rows.values()))
+    legend = ", ".join(f"{letter}: {name}" for name, letter in LETTERS.items())
+    explanation = (
+        f"By fit ({legend}; the number is the distance below the maximum; local: a maximum near these estimates, "
+        "not the highest; blank: not expressible, not run):"
+    )
+    lines = [explanation, ""]
+    lines += ["| kind | fit | " + " | ".join(names) + " |", "| :-- | :-- |" + " :-- |" * len(names)]
+    for kind in hard_fits.KINDS:
+        for hardness, case in cases:
+            if hardness == kind:
+                cells = [cell(rows.get((case, name))) for name in names]
+                lines.append(f"| {kind} | {case} | " + " | ".join(cells) + " |")
+    return lines
