@@ -148,9 +148,7 @@ def _saem(design: str, start: str, numbers: list[int]) -> Iterator[tuple[int, di
     began, data = time.process_time(), [design_of.data(design, number) for number in numbers]
     if any(not np.array_equal(one.x["dose"], data[0].x["dose"]) for one in data):
         fits = [
-            jn.fit(
-                design_of.model(design), one, jn.SAEM(seed=k), start=design_of.start(design, start), progress=False
-            )
+            jn.fit(design_of.model(design), one, jn.SAEM(seed=k), start=design_of.start(design, start), progress=False)
             for k, one in zip(numbers, data, strict=True)
         ]
     else:

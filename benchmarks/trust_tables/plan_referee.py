@@ -17,16 +17,16 @@ import itertools
 import numpy as np
 
 GRID = np.linspace(-3.0, 3.0, 7)  # of each effect, in standard deviations: where the search for a mode begins
-STEPS, NODES = 30, 21
+STEPS, NODES = 30, (21, 31, 31)
 
 
 @functools.cache
-def rule(nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes (nodes^3, 3) and log weights of the product rule for the standard normal density."""
-    places, weights = np.polynomial.hermite_e.hermegauss(nodes)
-    log_weights = np.log(weights / np.sqrt(2 * np.pi))
-    z = np.array(list(itertools.product(places, repeat=3)))
-    return z, np.array(list(itertools.product(log_weights, repeat=3))).sum(axis=1)
+def rule(nodes: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes (points, 3) and log weights of the product rule for the standard normal density, `nodes` by effect."""
+    rules = [np.polynomial.hermite_e.hermegauss(n) for n in nodes]
+    log_weights = [np.log(weights / np.sqrt(2 * np.pi)) for _, weights in rules]
+    z = np.array(list(itertools.product(*(places for places, _ in rules))))
+    return z, np.array(list(itertools.product(*log_weights))).sum(axis=1)
 
 
 class Referee:
@@ -40,7 +40,7 @@ class Referee:
         with np.errstate(divide="ignore"):
             self.log_dose = np.log(dose)
 
-    def log_likelihood(self, values: dict[str, float], nodes: int = NODES) -> float:
+    def log_likelihood(self, values: dict[str, float], nodes: tuple[int, int, int] = NODES) -> float:
         """The sum over subjects.
 
         **Arguments:** `values`: E0, Emax, ED50, gamma (1 where it is absent), variances and covariance on the log scale,
@@ -48,30 +48,32 @@ class Referee:
         """
         return float(self.by_subject(values, nodes).sum())
 
-    def check(self, values: dict[str, float], nodes: int = NODES) -> float:
+    def check(self, values: dict[str, float], nodes: tuple[int, int, int] = NODES) -> float:
         """Change of the log-likelihood where the number of nodes a dimension is doubled."""
-        return self.log_likelihood(values, 2 * nodes) - self.log_likelihood(values, nodes)
+        return self.log_likelihood(values, tuple(2 * n for n in nodes)) - self.log_likelihood(values, nodes)
 
-    def by_subject(self, values: dict[str, float], nodes: int = NODES) -> np.ndarray:
+    def by_subject(self, values: dict[str, float], nodes: tuple[int, int, int] = NODES) -> np.ndarray:
         """log p(y_i) of every subject (subjects,)."""
         typical, factor = _typical_and_factor(values)
         mode, curvature = self._mode(values, typical, factor)
         spread = np.linalg.inv(np.swapaxes(np.linalg.cholesky(curvature), 1, 2))
-        for _ in range(2):  # around modes by curvature, then around means by covariance
-            value, mean, covariance = self._quadrature(values, typical, factor, mode, spread, nodes)
-            mode, spread = mean, np.linalg.cholesky(covariance)
-        return value
+        # Around modes by curvature, then around means by covariance.
+        first = self._quadrature(values, typical, factor, mode, spread, tuple((n + 1) // 2 for n in nodes))
+        return self._quadrature(values, typical, factor, first[1], np.linalg.cholesky(first[2]), nodes)[0]
 
     def _joint(self, values: dict[str, float], logs: np.ndarray, z: np.ndarray) -> np.ndarray:
         """log p(y_i, z) without the constant of N(z; 0, I): (subjects, points) for `logs`, `z` (subjects, points, 3)."""
-        total = -0.5 * (z**2).sum(axis=-1)
-        for j in range(self.y.shape[1]):
-            slope = values.get("gamma", 1.0) * (logs[..., 2] - self.log_dose[:, j, None])
-            with np.errstate(over="ignore"):
-                f = np.exp(logs[..., 0]) + np.exp(logs[..., 1]) / (1.0 + np.exp(slope))
-            scale = values["b"] * f
-            total -= 0.5 * ((self.y[:, j, None] - f) / scale) ** 2 + np.log(scale) + 0.5 * np.log(2 * np.pi)
-        return total
+        e0, top = np.exp(logs[..., 0]), np.exp(logs[..., 1])
+        squares, product, gamma = (z**2).sum(axis=-1), 1.0, values.get("gamma", 1.0)
+        with np.errstate(over="ignore"):
+            ratio = np.exp(gamma * logs[..., 2])
+            powers = np.exp(-gamma * self.log_dose)
+            for j in range(self.y.shape[1]):
+                f = e0 + top / (1.0 + ratio * powers[:, j, None])
+                squares += ((self.y[:, j, None] / f - 1.0) / values["b"]) ** 2
+                product = product * f
+        rows = self.y.shape[1]
+        return -0.5 * squares - np.log(product) - rows * (np.log(values["b"]) + 0.5 * np.log(2 * np.pi))
 
     def _quadrature(self, values, typical, factor, centre, spread, nodes):
         """Value (subjects,), posterior mean (subjects, 3) and covariance by nodes at `centre` + `spread` x."""
@@ -90,7 +92,7 @@ class Referee:
             weight /= total[:, None]
             mean[at] = np.einsum("gp,gpk->gk", weight, z)
             centred = z - mean[at, None, :]
-            second[at] = np.einsum("gp,gpk,gpl->gkl", weight, centred, centred)
+            second[at] = np.swapaxes(centred * weight[..., None], 1, 2) @ centred
         return value, mean, second
 
     def _mode(self, values, typical, factor):
@@ -143,10 +145,12 @@ class _Subjects:
 
 def _typical_and_factor(values: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
     """Logarithms of the typical values, and a factor of psi, which may be singular."""
-    psi = np.diag([values["var(E0)"], values["var(Emax)"], values["var(ED50)"]])
-    psi[1, 2] = psi[2, 1] = values["cov(Emax, ED50)"]
-    roots, vectors = np.linalg.eigh(psi)
-    if roots[0] < -1e-8 * roots[-1]:
-        raise ValueError(f"psi is no covariance matrix: its smallest eigenvalue is {roots[0]:.3g}.")
-    typical = np.log([values["E0"], values["Emax"], values["ED50"]])
-    return typical, vectors * np.sqrt(np.maximum(roots, 0.0))
+    variances = np.array([values["var(E0)"], values["var(Emax)"], values["var(ED50)"]])
+    covariance = values["cov(Emax, ED50)"]
+    slope = covariance / variances[1] if variances[1] > 0.0 else 0.0
+    rest = variances[2] - slope * covariance
+    if np.any(variances < 0.0) or rest < -1e-8 * variances[2]:
+        raise ValueError(f"no covariance matrix: variances {variances}, covariance of Emax and ED50 {covariance}.")
+    factor = np.diag(np.sqrt([variances[0], variances[1], max(rest, 0.0)]))
+    factor[2, 1] = slope * factor[1, 1]
+    return np.log([values["E0"], values["Emax"], values["ED50"]]), factor
