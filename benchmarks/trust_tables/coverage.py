@@ -4,9 +4,10 @@
         [--sets 1-100] [--replicates 200] [--table]
 
 A row (a design, a kind of interval, a set) goes to results/trust_coverage.json at once, and one that is there is not
-computed again. Wald: of `fit.estimates`, symmetric on logarithmic scales (typical values, standard deviations, residual)
-and on Fisher's z (correlations). Profile: the truth is inside where the signed root of the deviance at it, interpolated
-in the table of `fit.profile`, is below the normal quantile. Bootstrap: percentiles of `fit.bootstrap`, groups drawn.
+computed again. Wald: of `fit.confidence_intervals`, symmetric on logarithmic scales (typical values, standard
+deviations, residual) and on Fisher's z (correlations). Profile: the truth is inside where the signed root of the
+deviance at it, interpolated in the table of `fit.profile`, is below the normal quantile. Bootstrap: percentiles of
+`fit.bootstrap`, groups drawn.
 Sets whose fit did not converge have no interval; they are counted, and left out of the coverage.
 """
 
@@ -29,11 +30,11 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
 from provenance import about_this_process  # noqa: E402
 from results import FOLDER, Record, add_folder  # noqa: E402
+
+import jaxnlme as jn  # noqa: E402
 from trust_tables import plan_design as design_of  # noqa: E402
 from trust_tables.plan2012 import sets  # noqa: E402
 from trust_tables.plan_summary import markdown  # noqa: E402
-
-import jaxnlme as jn  # noqa: E402
 
 FILE, LEVELS, KINDS = "trust_coverage.json", (0.9, 0.95), ("wald", "profile", "bootstrap")
 QUANTILES = {0.9: 1.6448536269514722, 0.95: 1.959963984540054}
@@ -147,8 +148,8 @@ def _one(design: str, kind: str, number: int, replicates: int) -> dict[str, Any]
 
 
 def coverage(rows: list[dict[str, Any]], level: str, position: int) -> tuple[float, float, int]:
-    """Coverage of the intervals of `level` ("90") of the name at `position`, its Monte Carlo standard error, and how many
-    intervals there are."""
+    """Coverage of the intervals of `level` ("90") of the name at `position`, its Monte Carlo standard error, and the
+    number of intervals."""
     marks = [row[level][position] for row in rows if level in row and row[level][position] != "-"]
     if not marks:
         return math.nan, math.nan, 0

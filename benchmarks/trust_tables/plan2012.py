@@ -1,13 +1,14 @@
-"""Fits of the simulated dose-response data of Plan et al. (2012) beside saemix 3.1's: by FOCEI, Laplace, AGQ and SAEM, from
-true and from wrong starts.
+"""Fits of the simulated dose-response data of Plan et al. (2012) beside saemix 3.1's: by FOCEI, Laplace, AGQ and SAEM,
+from true and from wrong starts.
 
     python benchmarks/trust_tables/plan2012.py [--designs hillRich ...] [--methods focei laplace agq saem saemix]
         [--sets 1-100] [--starts true wrong] [--most-nodes 12] [--batch 10] [--table]
 
-Every row (a design, method, start and set) goes to results/trust_plan.csv at once, and one that is there is not computed
-again. Its log-likelihood is that of `plan_referee.py` at the estimates. AGQ's nodes a dimension are 3 at first, and are
-doubled, with another fit from the estimates, until the log-likelihood at the estimates moves by less than 0.05 with
-twice as many, or `--most-nodes` is reached. SAEM fits `--batch` sets at a time. `--table` only prints the section.
+Every row (a design, method, start and set) goes to results/trust_plan.csv at once, and one that is there is not
+computed again. Its log-likelihood is that of `plan_referee.py` at the estimates. AGQ's nodes a dimension are 3 at
+first, and are doubled, with another fit from the estimates, until the log-likelihood at the estimates moves by less
+than 0.05 with twice as many, or `--most-nodes` is reached. SAEM fits `--batch` sets at a time. `--table` only prints
+the section.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
 from provenance import about_this_process  # noqa: E402
 from results import FOLDER, add_folder  # noqa: E402
-from trust_tables import plan_design as design_of  # noqa: E402
-from trust_tables import plan_summary  # noqa: E402
-from trust_tables.plan_referee import Referee  # noqa: E402
 
 import jaxnlme as jn  # noqa: E402
 from jaxnlme.precision import x64  # noqa: E402
+from trust_tables import plan_design as design_of  # noqa: E402
+from trust_tables import plan_summary  # noqa: E402
+from trust_tables.plan_referee import Referee  # noqa: E402
 
 METHODS = ("focei", "laplace", "agq", "saem", "saemix")
 FILE = "trust_plan.csv"

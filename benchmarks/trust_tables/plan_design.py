@@ -2,7 +2,8 @@
 
     f = E0 + Emax dose^gamma / (ED50^gamma + dose^gamma),   y = f (1 + b e)
 
-E0, Emax and ED50 are log-normal over subjects, Emax and ED50 correlated; gamma, where the design has it, is common to all.
+E0, Emax and ED50 are log-normal over subjects, Emax and ED50 correlated; gamma, where the design has it, is common to
+all.
 **Source:** Plan, Maloney, Mentre, Karlsson and Bertrand (2012), AAPS Journal 14, 420-432.
 """
 
@@ -26,7 +27,8 @@ TRUTH = {"E0": 5.0, "Emax": 30.0, "ED50": 500.0, "gamma": 3.0}
 WRONG = {"E0": 10.0, "Emax": 60.0, "ED50": 1000.0, "gamma": 0.1}
 PSI = np.array([[0.09, 0.0, 0.0], [0.0, 0.49, 0.245], [0.0, 0.245, 0.49]])
 B = 0.1
-# Columns of estimates: typical values, variances on the log scale, covariance, residual; and their names in saemix's files.
+# Columns of estimates: typical values, variances on the log scale, covariance, residual; and their names in the files
+# of saemix.
 COLUMNS = {
     "E0": "E0", "Emax": "Emax", "ED50": "ED50", "gamma": "gamma",
     "var(E0)": "omega2.E0", "var(Emax)": "omega2.Emax", "var(ED50)": "omega2.ED50", "cov(Emax, ED50)": "cov.Emax.ED50",

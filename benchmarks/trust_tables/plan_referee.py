@@ -1,11 +1,11 @@
 """The log-likelihood of the dose-response models by quadrature in numpy, shared with no fit.
 
-    log L = sum_i log of the integral over z of  prod_j N(y_ij; f_ij, (b f_ij)^2)  N(z; 0, I),   log phi = log beta + L z
+    log L = sum_i log of the integral over z of  prod_j N(y_ij; f_ij, (b f_ij)^2) N(z; 0, I),  log phi = log beta + L z
 
 With proportional error a subject's posterior can have two modes or a long tail, so nodes are placed by its moments
-rather than at a mode: a grid over the prior finds where the posterior lies, Fisher scoring a mode of it, quadrature around
-the mode its mean and covariance, and quadrature around the mean, spread by the covariance, the value. `check` is the
-change of the value where all nodes are doubled.
+rather than at a mode: a grid over the prior finds where the posterior lies, Fisher scoring a mode of it, quadrature
+around the mode its mean and covariance, and quadrature around the mean, spread by the covariance, the value. `check` is
+the change of the value where all nodes are doubled.
 **Source:** Rabe-Hesketh, Skrondal and Pickles (2005), Journal of Econometrics 128, 301-323 (moments).
 """
 
@@ -43,8 +43,8 @@ class Referee:
     def log_likelihood(self, values: dict[str, float], nodes: tuple[int, int, int] = NODES) -> float:
         """The sum over subjects.
 
-        **Arguments:** `values`: E0, Emax, ED50, gamma (1 where it is absent), variances and covariance on the log scale,
-        b; `nodes` a dimension.
+        **Arguments:** `values`: E0, Emax, ED50, gamma (1 where it is absent), variances and covariance on the log
+        scale, b; `nodes` a dimension.
         """
         return float(self.by_subject(values, nodes).sum())
 
@@ -62,7 +62,8 @@ class Referee:
         return self._quadrature(values, typical, factor, first[1], np.linalg.cholesky(first[2]), nodes)[0]
 
     def _joint(self, values: dict[str, float], logs: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """log p(y_i, z) without the constant of N(z; 0, I): (subjects, points) for `logs`, `z` (subjects, points, 3)."""
+        """log p(y_i, z) without the constant of N(z; 0, I): (subjects, points) for `logs` and `z` (subjects,
+        points, 3)."""
         e0, top = np.exp(logs[..., 0]), np.exp(logs[..., 1])
         squares, product, gamma = (z**2).sum(axis=-1), 1.0, values.get("gamma", 1.0)
         with np.errstate(over="ignore"):

@@ -16,13 +16,13 @@ LABELS = {"focei": "FOCEI", "laplace": "Laplace", "agq": "AGQ", "saem": "SAEM", 
 WITHIN = {"focei": 0.01, "laplace": 0.01, "agq": 0.01, "saem": 0.05}
 BELOW_SAEMIX, REQUIRED = 0.05, 0.98
 INTRODUCTION = (
-    "Simulated dose-response data of 100 subjects (the design of Plan, Maloney, Mentre, Karlsson and Bertrand, 2012, AAPS "
-    "Journal 14, 420-432): an Emax or Hill curve, E0, Emax and ED50 log-normal over subjects, proportional error; rich: "
-    "four doses a subject, sparse: two of them. True starts are the truth; wrong ones E0 10, Emax 60, ED50 1000, gamma "
-    "0.1, variances 1, no correlation, b doubled. The referee is the log-likelihood by quadrature in numpy "
+    "Simulated dose-response data of 100 subjects (the design of Plan, Maloney, Mentre, Karlsson and Bertrand, 2012, "
+    "AAPS Journal 14, 420-432): an Emax or Hill curve, E0, Emax and ED50 log-normal over subjects, proportional error; "
+    "rich: four doses a subject, sparse: two of them. True starts are the truth; wrong ones E0 10, Emax 60, ED50 1000, "
+    "gamma 0.1, variances 1, no correlation, b doubled. The referee is the log-likelihood by quadrature in numpy "
     "(`trust_tables/plan_referee.py`), the same for every program. AGQ's nodes are doubled, from 3 to at most 12 a "
-    "dimension, until the log-likelihood moves by less than 0.05; where it still moves the fit counts as not converged. "
-    "Seconds are CPU seconds of a fit, medians (of SAEM, means over sets fitted together)."
+    "dimension, until the log-likelihood moves by less than 0.05; where it still moves, the fit counts as not "
+    "converged. Seconds are CPU seconds of a fit, medians (of SAEM, means over sets fitted together)."
 )
 
 
@@ -197,8 +197,8 @@ def section(rows: list[Row]) -> list[str]:
     summary, reasons = _judged_table(table)
     out = ["### Plan et al. (2012): FOCEI, Laplace, AGQ and SAEM from true and wrong starts", "", INTRODUCTION, ""]
     out += [
-        "`wrong = true`: fits whose log-likelihoods from the two starts, by the referee, differ by at most 0.05 (SAEM) or "
-        "0.01; bold: fewer than 98%. `of these apart`: those that differ although both fits say they converged.", "",
+        "`wrong = true`: fits whose log-likelihoods from the two starts, by the referee, differ by at most 0.05 (SAEM) "
+        "or 0.01; bold: fewer than 98%. `of these apart`: those that differ although both fits say they converged.", "",
         summary, "", *reasons, "",
     ]  # fmt: skip
     for design in DESIGNS:
