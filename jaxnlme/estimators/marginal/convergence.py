@@ -14,6 +14,8 @@ from jaxnlme.estimators.core.correlation_bounds import bound_sentences
 from jaxnlme.estimators.core.zero_variances import vanished_parts, zero_sentences
 from jaxnlme.estimators.marginal.session import Session
 from jaxnlme.estimators.marginal.settings import CRITERIA, ROUNDS
+from jaxnlme.likelihood.approximations import LikelihoodApproximation
+from jaxnlme.likelihood.integrals import Gaussian
 from jaxnlme.results.inference import direction_words, singular_directions
 
 
@@ -107,6 +109,11 @@ def _failed_groups(session: Session) -> list[str]:
     sentences = []
     for code in sorted(all_codes - {int(Status.ok), int(Status.no_observations)}):
         which = has_weight & (codes == code)
+        if code in (Status.mode_not_found, Status.not_a_maximum) and (flat := _flat_modes(session, which)):
+            sentences.append(flat)
+            which = which & ~_is_flat(session)
+            if not session.processes.any(which.any()):
+                continue
         look_for = kink_sentence if code == Status.mode_not_found else non_finite_sentence
         because = _errors_of_model(session, look_for, groups=which)
         on_kink = because and code == Status.mode_not_found
@@ -115,6 +122,32 @@ def _failed_groups(session: Session) -> list[str]:
             because = _errors_of_model(session, solver_sentence)
         sentences.append(f"Group {_labels(session, which)}: {sentence}{because}")
     return sentences
+
+
+def _is_flat(session: Session) -> np.ndarray:
+    """True (groups,) where the Hessian at the mode, from which Laplace's approximation is computed, is nearly singular
+    or has a negative eigenvalue."""
+    curvature = session.best.local_groups.curvature
+    method = session.estimator.method
+    is_laplace = isinstance(method, LikelihoodApproximation) and method.curvature == "exact"
+    if not (is_laplace and isinstance(method.integral, Gaussian)) or curvature is None:
+        return np.zeros(len(session.binding.data.weights), bool)
+    finite = np.isfinite(curvature).all(axis=(1, 2))
+    smallest = np.linalg.eigvalsh(np.where(finite[:, None, None], curvature, np.eye(curvature.shape[-1])))[:, 0]
+    return finite & (smallest < ROUNDS.flat_mode)
+
+
+def _flat_modes(session: Session, which: np.ndarray) -> str:
+    """A sentence on those of the groups `which` (groups,) bool whose mode is flat; empty if there are none."""
+    labels = _labels(session, which & _is_flat(session))
+    if not labels:
+        return ""
+    return (
+        f"Group {labels}: the joint density is flat along a direction at its mode, where that mode merges with another "
+        "point of slope zero. The determinant of the Hessian is zero there and Laplace's approximation has no upper "
+        "bound, so that the fit goes to such a point rather than to a maximum: use 'focei', jn.AGQ(..., "
+        "curvature='gauss-newton'), importance sampling or SAEM."
+    )
 
 
 def _errors_of_model(session: Session, *look_for: Callable[..., str], groups: np.ndarray | None = None) -> str:

@@ -94,6 +94,9 @@ class RoundSettings:
     second_mode: float = 3.0
     """Another mode is named if its joint density is lower by less than so many log units: a factor of 20, so that what
     an approximation at one mode leaves out is some 5% of the group's likelihood."""
+    flat_mode: float = 0.02
+    """Eigenvalue of the Hessian at a mode, in whitened units, below which the joint density counts as flat there: the
+    distribution of the effects itself has one, so that the data take nearly all of it back."""
     part_shares: tuple[float, ...] = (1e-3, 0.01, 0.1, 0.5)
     """Sizes, as fractions of the other part of a residual scale, that are tried of one estimated as zero: from what a
     few thousand rows show up to a scale of two parts of one size."""

@@ -1,0 +1,99 @@
+"""Benchmarks of simulated dose-response data: the referee by quadrature, and the arithmetic of the tables."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxnlme as jn
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+from trust_tables import coverage, plan_design, plan_summary
+from trust_tables.plan_referee import Referee
+
+VALUES = {
+    "E0": 5.0, "Emax": 30.0, "ED50": 500.0, "gamma": 3.0, "var(E0)": 0.09, "var(Emax)": 0.49, "var(ED50)": 0.49,
+    "cov(Emax, ED50)": 0.245, "b": 0.1,
+}  # fmt: skip
+DOSE = np.array([[0.0, 100.0, 300.0, 1000.0], [0.0, 100.0, 300.0, 1000.0]])
+Y = np.array([[5.2, 6.6, 12.4, 31.2], [4.1, 4.3, 6.0, 14.0]])
+
+
+def test_the_referee_is_the_integral_over_one_effect_by_brute_force() -> None:
+    values = VALUES | {"var(E0)": 0.0, "var(Emax)": 0.0, "cov(Emax, ED50)": 0.0}
+    z = np.linspace(-9.0, 9.0, 20_001)[:, None]
+    log_ed50 = np.log(500.0) + 0.7 * z
+    expected = []
+    for dose, y in zip(DOSE, Y, strict=True):
+        with np.errstate(divide="ignore"):
+            f = 5.0 + 30.0 / (1.0 + np.exp(3.0 * (log_ed50 - np.log(dose))))
+        density = np.exp(-0.5 * ((y - f) / (0.1 * f)) ** 2) / (0.1 * f * np.sqrt(2.0 * np.pi))
+        expected.append(np.log(np.trapezoid(density.prod(axis=1) * np.exp(-0.5 * z[:, 0] ** 2), z[:, 0])))
+    expected = np.array(expected) - 0.5 * np.log(2.0 * np.pi)
+    assert Referee(DOSE, Y).by_subject(values, (3, 3, 61)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_referee_is_the_quadrature_of_the_engine() -> None:
+    model = plan_design.model("emaxRich")
+    rng = np.random.default_rng(4)
+    truth = {name: VALUES[name] for name in plan_design.names("emaxRich")}
+    z = rng.standard_normal((4, 3)) @ np.linalg.cholesky(plan_design.PSI).T
+    dose = np.tile(DOSE[0], (4, 1))
+    f = 5.0 * np.exp(z[:, :1]) + 30.0 * np.exp(z[:, 1:2]) * dose / (500.0 * np.exp(z[:, 2:]) + dose)
+    y = f * (1.0 + 0.1 * rng.standard_normal(f.shape))
+    data = jn.GroupedData.from_arrays(y.ravel(), np.repeat(np.arange(4), 4), {"dose": dose.ravel()})
+    params = model.params(data, values={"b": 0.1}, psi=plan_design.PSI)
+    engine = float(jax.jit(lambda p: jn.log_likelihood(model, p, data, jn.AGQ(11)))(params))
+    assert Referee(dose, y).log_likelihood(truth) == pytest.approx(engine, abs=2e-3)
+    assert abs(Referee(dose, y).check(truth, (11, 11, 11))) < 2e-3
+
+
+def row(start: str, number: int, referee: float, converged: int = 1, method: str = "saem", **values: float):
+    return {"design": "emaxRich", "method": method, "start": start, "set": number, "referee": referee,
+            "converged": converged, "seconds": 1.0, "reason": "" if converged else "not found"} | values  # fmt: skip
+
+
+def test_what_is_judged_is_counted_by_set() -> None:
+    rows = [
+        row("true", 1, -100.0), row("wrong", 1, -100.04), row("true", 2, -100.0), row("wrong", 2, -100.06),
+        row("true", 3, -100.0, 0), row("wrong", 3, -102.0), row("true", 4, -100.0), row("wrong", 4, math.nan, 0),
+        row("true", 1, -99.96, method="saemix"), row("true", 2, -99.9, method="saemix"), row("true", 5, -90.0),
+    ]  # fmt: skip
+    result = plan_summary.judged(plan_summary.Table(rows), "emaxRich", "saem")
+    assert (result["sets"], result["within"], result["both"]) == (4, 1, 2)
+    assert list(result["apart"]) == [2] and result["apart"][2] == pytest.approx(-0.06)
+    assert list(result["one_not_converged"]) == [3, 4]
+    assert (result["true_sets"], result["converged"], list(result["reasons"])) == (5, 4, [3])
+    assert list(result["below"]["true"]) == [2] and not result["below"]["wrong"]
+
+
+def test_relative_errors_are_root_mean_square_and_mean() -> None:
+    rows = [{"E0": 5.5}, {"E0": 4.0}, {"E0": math.nan}]
+    rmse, bias = plan_summary.relative_errors(rows, "E0", 5.0)
+    assert rmse == pytest.approx(100.0 * math.sqrt((0.01 + 0.04) / 2.0)) and bias == pytest.approx(-5.0)
+
+
+def test_coverage_leaves_out_intervals_that_are_not_there() -> None:
+    rows = [{"90": "10"}, {"90": "0-"}, {"90": "11"}, {"converged": False}]
+    share, se, count = coverage.coverage(rows, "90", 0)
+    assert (share, se, count) == (pytest.approx(2 / 3), pytest.approx(math.sqrt(2 / 27)), 3)
+    assert coverage.coverage(rows, "90", 1)[2] == 2
+
+
+def test_the_root_of_the_deviance_is_interpolated_and_infinite_beyond_a_limit() -> None:
+    values, zeta = np.array([3.0, 1.0, 2.0]), np.array([2.5, -1.5, 0.0])
+    assert coverage.zeta_at(values, zeta, 1.5) == pytest.approx(-0.75)
+    assert coverage.zeta_at(values, zeta, 4.0) == math.inf
+    assert math.isnan(coverage.zeta_at(values, zeta, 0.5))
+
+
+def test_coverage_names_the_truth_by_the_names_of_a_fit() -> None:
+    truth = coverage.truth("hillSparse")
+    assert list(truth) == ["E0", "Emax", "ED50", "gamma", "sd(E0)", "sd(Emax)", "sd(ED50)", "corr(Emax, ED50)", "b"]
+    assert truth["corr(Emax, ED50)"] == pytest.approx(0.5) and truth["sd(Emax)"] == pytest.approx(0.7)
