@@ -195,7 +195,7 @@ def section(rows: list[Row]) -> list[str]:
     """The section of the benchmark page, in paragraphs."""
     table = Table(rows)
     summary, reasons = _judged_table(table)
-    out = ["### Plan et al. (2012): FOCEI, Laplace, AGQ and SAEM from true and wrong starts", "", INTRODUCTION, ""]
+    out = [INTRODUCTION, ""]
     out += [
         "`wrong = true`: fits whose log-likelihoods from the two starts, by the referee, differ by at most 0.05 (SAEM) "
         "or 0.01; bold: fewer than 98%. `of these apart`: those that differ although both fits say they converged.", "",

@@ -1,1 +1,0 @@
-"""Tables of `benchmarks/trust.py` that are studies of their own: simulated dose-response data, and coverage."""
