@@ -178,6 +178,7 @@ def kind_of_reason(text: str) -> str:
     """The sentence of a status as a kind: without the numbers of groups and values."""
     for part, kind in {
         "with": "AGQ's log-likelihood still moves with twice as many nodes",
+        "is flat along": "the Laplace approximation has no upper bound at the mode of a subject",
         "goes back and forth": "the objective jumps between modes of a subject",
         "was not found": "a conditional mode was not found",
         "not positive definite": "the curvature at a mode is not positive definite",
