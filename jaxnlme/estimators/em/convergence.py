@@ -132,8 +132,8 @@ def words_on_change(name: str, change: float, limit: float) -> str:
     not finite where it is not known from before that step."""
     if not np.isfinite(change):
         return (
-            f"The standard error of {name} is known after the last step only, because the information before it was not "
-            "positive definite, so that it may not be that at the maximum"
+            f"The standard error of {name} is known after the last step only, because the information before it was "
+            "not positive definite, so that it may not be that at the maximum"
         )
     return (
         f"The standard error of {name} changed by {np.expm1(change):.0%} over the last step (limit "
