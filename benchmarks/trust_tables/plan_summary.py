@@ -148,7 +148,7 @@ def _judged_table(table: Table) -> tuple[str, list[str]]:
             if not result["true_sets"]:
                 continue
             n, m = result["sets"], result["true_sets"]
-            ok = n and result["within"] >= REQUIRED * n
+            ok = result["within"] >= REQUIRED * n
             below = (
                 " / ".join(str(len(result["below"][start])) for start in STARTS) if method in ("agq", "saem") else ""
             )
@@ -198,7 +198,8 @@ def section(rows: list[Row]) -> list[str]:
     summary, reasons = _judged_table(table)
     out = [INTRODUCTION, ""]
     out += [
-        "`wrong = true`: fits whose log-likelihoods from the two starts, by the referee, differ by at most 0.05 (SAEM) "
+        "`sets`: how many of the 100 were fitted from both starts. `wrong = true`: fits "
+        "whose log-likelihoods from the two starts, by the referee, differ by at most 0.05 (SAEM) "
         "or 0.01; bold: fewer than 98%. `of these apart`: those that differ although both fits say they converged.", "",
         summary, "", *reasons, "",
     ]  # fmt: skip
