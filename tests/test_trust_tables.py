@@ -97,3 +97,11 @@ def test_coverage_names_the_truth_by_the_names_of_a_fit() -> None:
     truth = coverage.truth("hillSparse")
     assert list(truth) == ["E0", "Emax", "ED50", "gamma", "sd(E0)", "sd(Emax)", "sd(ED50)", "corr(Emax, ED50)", "b"]
     assert truth["corr(Emax, ED50)"] == pytest.approx(0.5) and truth["sd(Emax)"] == pytest.approx(0.7)
+
+
+def test_reasons_are_kinds_without_the_numbers_of_groups() -> None:
+    flat = "Group 176: the joint density is flat along a direction at its mode, where that mode merges"
+    assert "no upper bound" in plan_summary.kind_of_reason(flat)
+    moving = "with 24 nodes the log-likelihood moves by 0.2; Group 3: the fit goes back and forth between modes"
+    assert plan_summary.kind_of_reason(moving) == "AGQ's log-likelihood still moves with twice as many nodes"
+    assert "jumps between modes" in plan_summary.kind_of_reason(moving.partition("; ")[2])

@@ -30,11 +30,11 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
 from provenance import about_this_process  # noqa: E402
 from results import FOLDER, Record, add_folder  # noqa: E402
+from trust_tables import plan_design as design_of  # noqa: E402
+from trust_tables.plan2012 import sets, with_defaults  # noqa: E402
+from trust_tables.plan_summary import markdown  # noqa: E402
 
 import jaxnlme as jn  # noqa: E402
-from trust_tables import plan_design as design_of  # noqa: E402
-from trust_tables.plan2012 import sets  # noqa: E402
-from trust_tables.plan_summary import markdown  # noqa: E402
 
 FILE, LEVELS, KINDS = "trust_coverage.json", (0.9, 0.95), ("wald", "profile", "bootstrap")
 QUANTILES = {0.9: 1.6448536269514722, 0.95: 1.959963984540054}
@@ -47,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     out.add_argument("--sets", type=sets, default=sets(f"1-{design_of.SETS}"), help="such as 1-20")
     out.add_argument("--replicates", type=int, default=200, help="of a bootstrap")
+    out.add_argument("--seconds", type=float, default=math.inf, help="stop after these")
+    out.add_argument("--again", action="store_true", help="all rows on file are made anew")
     out.add_argument("--table", action="store_true", help="print the section from the results on file")
     add_folder(out)
     return out
@@ -113,16 +115,19 @@ def _wald(fit: jn.Fit, level: float) -> Any:
 
 def run(options: argparse.Namespace | None = None) -> None:
     """Compute the rows that `options` (of `parser`; None: its defaults) ask for and the results file lacks."""
-    options = parser().parse_args([]) if options is None else options
+    options = with_defaults(parser(), options)
+    stop = time.monotonic() + options.seconds
     warnings.simplefilter("ignore")
-    path = getattr(options, "folder", FOLDER) / FILE
-    earlier = json.loads(path.read_text())["rows"] if path.exists() else []
+    path = options.folder / FILE
+    earlier = rows_on_file(options.folder) if not options.again else []
     results = Record(path, about_this_process() | {"dtype": "float64"}, levels=list(LEVELS))
     results.rows.extend(earlier)
     known = {(row["design"], row["kind"], row["set"]) for row in earlier}
     for design in options.designs:
         for kind in options.kinds:
             for number in options.sets:
+                if time.monotonic() > stop:
+                    return
                 if (design, kind, number) not in known:
                     results.add(_one(design, kind, number, options.replicates))
                     print(results.rows[-1], flush=True)
@@ -157,11 +162,17 @@ def coverage(rows: list[dict[str, Any]], level: str, position: int) -> tuple[flo
     return share, math.sqrt(share * (1.0 - share) / len(marks)), len(marks)
 
 
+def rows_on_file(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the results file, none where it is missing."""
+    return json.loads((folder / FILE).read_text())["rows"] if (folder / FILE).exists() else []
+
+
 def table(folder: Path = FOLDER) -> list[str]:
     """The section of the benchmark page."""
-    rows = json.loads((folder / FILE).read_text())["rows"]
+    rows = rows_on_file(folder)
+    if not rows:
+        return []
     out = [
-        "### Coverage of Wald, profile and bootstrap intervals", "",
         "FOCEI from true starts on simulated dose-response data; standard deviations of log-normal effects. Percent of "
         "intervals that cover the truth, with the Monte Carlo standard error, at 90% / 95%. Sets whose fit did not "
         "converge are counted and left out. Bootstrap: percentiles of 200 replicates, subjects drawn.", "",
@@ -188,7 +199,9 @@ def _cell(rows: list[dict[str, Any]], position: int) -> str:
 
 def small_table(folder: Path = FOLDER) -> list[str]:
     """The table of the README: 95% coverage averaged over typical values, psi and b."""
-    rows = json.loads((folder / FILE).read_text())["rows"]
+    rows = rows_on_file(folder)
+    if not rows:
+        return []
     body = []
     for design in dict.fromkeys(row["design"] for row in rows):
         names = list(truth(design))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import sys
 import time
 import warnings
@@ -30,12 +31,12 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
 from provenance import about_this_process  # noqa: E402
 from results import FOLDER, add_folder  # noqa: E402
-
-import jaxnlme as jn  # noqa: E402
-from jaxnlme.precision import x64  # noqa: E402
 from trust_tables import plan_design as design_of  # noqa: E402
 from trust_tables import plan_summary  # noqa: E402
 from trust_tables.plan_referee import Referee  # noqa: E402
+
+import jaxnlme as jn  # noqa: E402
+from jaxnlme.precision import x64  # noqa: E402
 
 METHODS = ("focei", "laplace", "agq", "saem", "saemix")
 FILE = "trust_plan.csv"
@@ -58,9 +59,16 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--starts", nargs="+", choices=design_of.STARTS, default=list(design_of.STARTS))
     out.add_argument("--most-nodes", type=int, default=12, help="of AGQ, a dimension")
     out.add_argument("--batch", type=int, default=10, help="sets that SAEM fits at a time")
+    out.add_argument("--seconds", type=float, default=math.inf, help="stop after these")
+    out.add_argument("--again", action="store_true", help="all rows on file are made anew")
     out.add_argument("--table", action="store_true", help="print the section from the results on file")
     add_folder(out)
     return out
+
+
+def with_defaults(of: argparse.ArgumentParser, options: argparse.Namespace | None) -> argparse.Namespace:
+    """`options` with the defaults of the parser `of` for those it lacks: `benchmarks/trust.py` has fewer."""
+    return argparse.Namespace(**(vars(of.parse_args([])) | ({} if options is None else vars(options))))
 
 
 class Rows:
@@ -84,11 +92,15 @@ class Rows:
 
 def run(options: argparse.Namespace | None = None) -> None:
     """Compute the rows that `options` (of `parser`; None: its defaults) ask for and the results file lacks."""
-    options = parser().parse_args([]) if options is None else options
-    folder = getattr(options, "folder", FOLDER)
+    options = with_defaults(parser(), options)
+    folder, stop = options.folder, time.monotonic() + options.seconds
     folder.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
+    if options.again:
+        (folder / FILE).unlink(missing_ok=True)
     rows = Rows(folder / FILE)
+    about = json.dumps({"about": about_this_process() | {"dtype": "float64"}}, indent=1)
+    (folder / FILE).with_suffix(".json").write_text(about + "\n")
     for design in options.designs:
         for method in options.methods:
             for start in options.starts:
@@ -99,8 +111,8 @@ def run(options: argparse.Namespace | None = None) -> None:
                     finite = all(np.isfinite(list(values.values())))
                     head = {"design": design, "method": method, "start": start, "set": number}
                     rows.add(head | row | {"referee": referee.log_likelihood(values) if finite else float("nan")})
-    about = json.dumps({"about": about_this_process() | {"dtype": "float64"}}, indent=1)
-    (folder / FILE).with_suffix(".json").write_text(about + "\n")
+                    if time.monotonic() > stop:
+                        return
 
 
 def fitted(
@@ -172,12 +184,12 @@ def _row(fit: jn.Fit, design: str, seconds: float) -> dict[str, Any]:
 
 def table(folder: Path = FOLDER) -> list[str]:
     """The section of the benchmark page."""
-    return plan_summary.section(plan_summary.read(folder / FILE))
+    return plan_summary.section(plan_summary.read(folder / FILE)) if (folder / FILE).exists() else []
 
 
 def small_table(folder: Path = FOLDER) -> list[str]:
     """The table of the README."""
-    return plan_summary.small(plan_summary.read(folder / FILE))
+    return plan_summary.small(plan_summary.read(folder / FILE)) if (folder / FILE).exists() else []
 
 
 def main() -> None:

@@ -123,11 +123,22 @@ def _changing_standard_error(run: Run, outcome: RunOutcome, estimate: ScoreAndIn
         if candidate is estimate and not (changes <= limit).all():
             worst = int(np.argmax(changes))
             (name,) = message_names(run.binding, estimate.active[[worst]])
-            return (
-                f"The standard error of {name} changed by {np.expm1(changes[worst]):.0%} over the last step (limit "
-                f"{np.expm1(limit):.0%}), so that it may not be that at the maximum"
-            )
+            return words_on_change(name, changes[worst], limit)
     return ""
+
+
+def words_on_change(name: str, change: float, limit: float) -> str:
+    """Words on the standard error of `name`, whose logarithm changed by `change` over the last step, more than `limit`;
+    not finite where it is not known from before that step."""
+    if not np.isfinite(change):
+        return (
+            f"The standard error of {name} is known after the last step only, because the information before it was "
+            "not positive definite, so that it may not be that at the maximum"
+        )
+    return (
+        f"The standard error of {name} changed by {np.expm1(change):.0%} over the last step (limit "
+        f"{np.expm1(limit):.0%}), so that it may not be that at the maximum"
+    )
 
 
 def _not_finite(run: Run, estimate: ScoreAndInformation, names: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from jaxnlme.errors import Status
 from jaxnlme.estimators.core import checkpoint
 from jaxnlme.estimators.core.settings import RunSettings
 from jaxnlme.estimators.em import post_estimation
-from jaxnlme.estimators.em.convergence import replicate_disagreement
+from jaxnlme.estimators.em.convergence import replicate_disagreement, words_on_change
 from jaxnlme.estimators.em.louis import ScoreAndInformation
 from tests.estimators.em.test_messages_and_callbacks import MODEL, QUICK, EveryStage, data
 
@@ -121,3 +121,9 @@ def test_a_run_from_an_earlier_fit_is_resumed_without_that_fit(tmp_path, monkeyp
     expected = jn.fit(MODEL, data(), SHORT, start=earlier)
     assert "annealing" not in fit.sampling.phases and fit.sampling.phases == expected.sampling.phases
     np.testing.assert_allclose(fit.params.pack(), expected.params.pack(), rtol=1e-9)
+
+
+def test_a_standard_error_unknown_before_the_last_step_is_no_change_in_percent():
+    assert "changed by 65% over the last step (limit 11%)" in words_on_change("E0", 0.5, 0.1)
+    unknown = words_on_change("E0", np.nan, 0.1)
+    assert unknown.startswith("The standard error of E0 is known after the last step only") and "nan" not in unknown
