@@ -24,6 +24,7 @@ from jaxnlme.pkpd.doses import read_doses
 from jaxnlme.pkpd.linear import LinearSystem
 from jaxnlme.pkpd.parametrisations import Parametrisation, parametrisation
 from jaxnlme.pkpd.phi_names import first_of, missing_parameters, values_by_name
+from jaxnlme.pkpd.responses import amounts_by_responses, has_responses
 from jaxnlme.pkpd.savic import arrived, transit_amounts
 from jaxnlme.pkpd.solution import amounts_at_rows, amounts_by_steps, impulses, sum_over_actions, superposed
 from jaxnlme.pkpd.steady_state import steady_amounts
@@ -291,6 +292,9 @@ class CompartmentModel:
             if system.varies:
                 check_records_are_rows(title, events.facts)
                 solve = amounts_by_steps
+            elif has_responses(system, steady):
+                few = superposed(x.mask.shape[0], done.time.shape[0])
+                solve, done = amounts_by_responses, done if few else in_order(done)
             elif superposed(x.mask.shape[0], done.time.shape[0]):
                 solve = sum_over_actions
             else:
