@@ -26,6 +26,7 @@ Computing 26, 1214-1233 (sums over a circle where eigenvalues meet).
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -37,12 +38,30 @@ from jax.custom_derivatives import SymbolicZero
 from jaxnlme.numerics.arrays import unfused
 from jaxnlme.pkpd.linear import LinearSystem
 from jaxnlme.pkpd.settings import CIRCLE
-from jaxnlme.pkpd.spectrum import Spectrum, Sums, When, spectrum, sums, where_close
+from jaxnlme.pkpd.spectrum import Pair, Spectrum, Sums, When, spectrum, sums
 from jaxnlme.pkpd.timeline import Actions
 from jaxnlme.records import Events, Rows
 
-# Derivatives of g that are computed once for all: those that second derivatives of the amounts need, and the third.
-SHARED = 4
+# Orders of the derivatives of the amounts for which all that is needed of the doses is computed once.
+SHARED = 3
+
+
+def shared_sums(factors: tuple, at: Spectrum, when: When, dose: Any, always: bool = False) -> Sums:
+    """What responses to the doses `dose` (actions,) and their derivatives up to the order SHARED need of them: on the
+    circle, for each order what it contributes to each response of `_of_order`. **Arguments:** as for `response`."""
+    of_circle = functools.partial(_around, factors, at)
+    return sums(at, when, dose, SHARED + 1, lambda g: tuple(of_circle(_of_order(n, factors), g) for n in range(SHARED + 1)), always)
+
+
+def _of_order(order: int, factors: tuple) -> list[tuple[int, tuple[int, ...]]]:
+    """The (i, s) of derivatives of the `order` in S, P and a of responses with all s = 1 and i = 0 or 1; where a time
+    is among them, up to i = 2."""
+    out = []
+    for raised in itertools.product(range(order + 1), repeat=len(factors)):
+        if sum(raised) == order:
+            most = 2 + sum(up for up, factor in zip(raised, factors, strict=True) if len(factor) == 2)
+            out += [(i, tuple(1 + up for up in raised)) for i in range(most + 1)]
+    return out
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -52,30 +71,52 @@ def response(
     """Y(i, s) (obs,).
 
     **Arguments:** `i`; `powers`: s; `always`: see `sums`; `factors`: (S, P) or (a,) of each factor; `at`: the roots of
-    all, in their order; `when`; `dose` (actions,); `shared`: the sums of these doses.
+    all, in their order; `when`; `dose` (actions,); `shared`: `shared_sums` of them.
     """
     multiplicity = [s for s, factor in zip(powers, factors, strict=True) for _ in factor]
-    if max(multiplicity) > len(shared.derivatives):
-        shared = sums(at, when, dose, max(multiplicity), always)
-    total = None
+    order = sum(powers) - len(powers)
+    which = _of_order(order, factors)
+    if order <= SHARED and (i, powers) in which:
+        derivatives = shared.derivatives
+        around = None if at.nodes is None else shared.on_circle[order][which.index((i, powers))]
+    else:
+        own = sums(at, when, dose, order + 1, functools.partial(_around, factors, at, [(i, powers)]), always)
+        derivatives, around = own.derivatives, None if at.nodes is None else own.on_circle[0]
+    total = None if around is None else jnp.where(at.close, around, 0.0)
     for k in range(len(at.poles)):
-        for value, coefficient in zip(shared.derivatives, _residue(i, multiplicity, at, k), strict=False):
+        for value, coefficient in zip(derivatives, _residue(i, multiplicity, at, k), strict=False):
             term = coefficient * value[k]
             total = term if total is None else total + term
-    z = at.nodes
+    return unfused(total)
 
-    def around() -> Any:
-        below = jnp.ones_like(z)
-        for s, factor in zip(powers, factors, strict=True):
-            first, *second = (jnp.asarray(value).astype(z.dtype) for value in factor)
-            below = below * jax.lax.integer_pow(z * (z - first) + second[0] if second else first - z, s)
-        weights = at.weights * (jax.lax.integer_pow(z, i) / below)
-        real, imaginary = jnp.real(weights), jnp.imag(weights)
-        return jnp.sum(
-            real[:, None] * jnp.real(shared.nodes) - imaginary[:, None] * jnp.imag(shared.nodes), axis=0
-        )
 
-    return unfused(total + jnp.where(at.close, where_close(at, around, always), 0.0))
+def _around(factors: tuple, at: Spectrum, wanted: Sequence[tuple[int, tuple[int, ...]]], g: Pair) -> Any:
+    """What the circle contributes to the responses `wanted`, (i, s) each, as (wanted, obs), from g on the circle."""
+    inverse = []
+    for factor in factors:
+        if len(factor) == 2:  # z (z - S) + P
+            real, imaginary = _times(at.nodes, (at.nodes[0] - factor[0], at.nodes[1]))
+            real = real + factor[1]
+        else:
+            real, imaginary = factor[0] - at.nodes[0], -at.nodes[1]
+        square = real**2 + imaginary**2
+        inverse.append((real / square, -imaginary / square))
+
+    @functools.cache
+    def weights(i: int, powers: tuple[int, ...]) -> Pair:
+        if i:
+            return _times(weights(i - 1, powers), at.nodes)
+        for f, s in enumerate(powers):
+            if s:
+                return _times(weights(0, (*powers[:f], s - 1, *powers[f + 1 :])), inverse[f])
+        return at.weights
+
+    real, imaginary = (jnp.stack(part)[:, :, None] for part in zip(*(weights(*each) for each in wanted), strict=True))
+    return jnp.sum(real * g[0][None] - imaginary * g[1][None], axis=1)
+
+
+def _times(a: Pair, b: Pair) -> Pair:
+    return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
 
 
 def _residue(i: int, multiplicity: Sequence[int], at: Spectrum, k: int) -> list[Any]:
@@ -115,7 +156,7 @@ def _response_rule(i: int, powers: tuple, always: bool, primals: tuple, tangents
     for change, up in ((dose_dot, 0), (when_dot.actions, 1)):
         if not isinstance(change, SymbolicZero):
             change = dose * change if up else change
-            of_change = sums(at, when, change, len(shared.derivatives), True)
+            of_change = shared_sums(factors, at, when, change, True)
             terms.append(response(i + up, powers, True, factors, at, when, change, of_change))
     return value, functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(value)
 
@@ -139,8 +180,6 @@ def amounts_by_responses(
     fast = mean + jnp.sqrt(jax.lax.stop_gradient(jnp.maximum(square, 0.0)))
     pair = (fast, quadratic[1] / fast)
     when = When.of(x, events, done)
-    # `response` has the derivatives in times and doses.
-    still = jax.lax.stop_gradient(when)
     out: list[Any] = [None] * len(outputs)
 
     def add(to: int, amount: Any) -> None:
@@ -160,13 +199,14 @@ def amounts_by_responses(
         if depot:
             limits |= {(0, 2): CIRCLE.others, (1, 2): CIRCLE.others}
         at = spectrum((*pair, rates["ka"]) if depot else pair, limits)
-        given = (factors, at, when, dose, sums(at, still, jax.lax.stop_gradient(dose), SHARED))
+        given = (factors, at, when, dose, shared_sums(*jax.lax.stop_gradient((factors, at, when, dose))))
         powers = (1,) * len(factors)
         plain, times_z = (functools.partial(response, i, powers, False, *given) for i in (0, 1))
         scale = rates["ka"] if depot else 1.0
         if depot and compartment in wanted:
             single = spectrum((rates["ka"],), {})
-            own = (((rates["ka"],),), single, when, dose, sums(single, still, jax.lax.stop_gradient(dose), SHARED))
+            absorbed = ((rates["ka"],),)
+            own = (absorbed, single, when, dose, shared_sums(*jax.lax.stop_gradient((absorbed, single, when, dose))))
             add(system.state(compartment), response(0, (1,), False, *own))
         if central in wanted:
             amount = k21 * plain() if compartment > central else k21 * plain() - times_z()

@@ -7,7 +7,7 @@ derivatives at rate constants that are apart, and on a circle around those that 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -22,12 +22,15 @@ from jaxnlme.pkpd.timeline import Actions, happened_at, last_action, segments_of
 from jaxnlme.records import Events, Rows
 
 
+Pair = tuple[Any, Any]  # real and imaginary parts
+
+
 class Spectrum(eqx.Module):
     """Rate constants of decay, constants for differentiation.
 
     **Fields:** `poles`: the rate constants, each (); `circled`: for each whether the circle is around it; `close` ():
-    whether there is a circle; `nodes` (nodes,), complex: the points of its upper half at which it is used; `weights`
-    (nodes,), complex: theirs.
+    whether there is a circle; `nodes`, `weights`: the points of its upper half at which it is used, and their weights,
+    each a pair of real and imaginary parts (nodes,); None without any pair that could be close.
     """
 
     poles: tuple[Any, ...]
@@ -43,11 +46,13 @@ def spectrum(poles: Sequence[Any], closest: dict[tuple[int, int], float]) -> Spe
     **Arguments:** `poles`, each (); `closest`: for each pair the difference over its mean below which it is circled.
     """
     poles = tuple(jax.lax.stop_gradient(pole) for pole in poles)
+    if not closest:
+        return Spectrum(poles, (False,) * len(poles), False, None, None)
     met = {(p, q): jnp.abs(poles[p] - poles[q]) < limit * (poles[p] + poles[q]) / 2 for (p, q), limit in closest.items()}
     least, most = (pick(jnp.stack(poles)) for pick in (jnp.min, jnp.max))
     together = most - least < CIRCLE.everything * (most + least) / 2
-    everything = together if len(poles) > 2 else jnp.any(jnp.stack([jnp.zeros((), bool), *met.values()]))
-    close = everything | jnp.any(jnp.stack([jnp.zeros((), bool), *met.values()]))
+    everything = together if len(poles) > 2 else jnp.any(jnp.stack([*met.values()]))
+    close = everything | jnp.any(jnp.stack([*met.values()]))
     middle, spread, out = (most + least) / 2, (most - least) / 2, jnp.full_like(most, jnp.inf)
     for (p, q), here in met.items() if len(poles) > 2 else ():
         here = here & ~everything
@@ -57,7 +62,7 @@ def spectrum(poles: Sequence[Any], closest: dict[tuple[int, int], float]) -> Spe
         spread = jnp.where(here, jnp.abs(poles[p] - poles[q]) / 2, spread)
         out = jnp.where(here, jnp.abs(other - centre), out)
     circled = tuple(
-        everything | jnp.any(jnp.stack([jnp.zeros((), bool), *(here for pair, here in met.items() if k in pair)]))
+        everything | jnp.any(jnp.stack([here for pair, here in met.items() if k in pair]))
         for k in range(len(poles))
     )
     # exp(-z t) over its largest value over t is as another rate constant at zero.
@@ -65,14 +70,9 @@ def spectrum(poles: Sequence[Any], closest: dict[tuple[int, int], float]) -> Spe
     radius = jnp.sqrt(jnp.clip(spread, out / 16, out) * out)
     angles = (np.arange(CIRCLE.nodes // 2) + 0.5) * 2 * np.pi / CIRCLE.nodes
     cosine, sine = (jnp.asarray(f(angles), middle.dtype) for f in (np.cos, np.sin))
-    nodes = jax.lax.complex(middle + radius * cosine, radius * sine)
-    weights = jax.lax.complex(-2 / CIRCLE.nodes * radius * cosine, -2 / CIRCLE.nodes * radius * sine)
-    return Spectrum(poles, circled, close, unfused_complex(nodes), unfused_complex(weights))
-
-
-def unfused_complex(value: Any) -> Any:
-    """`unfused` of complex numbers."""
-    return jax.lax.complex(unfused(jnp.real(value)), unfused(jnp.imag(value)))
+    nodes = unfused(middle + radius * cosine), unfused(radius * sine)
+    weights = unfused(-2 / CIRCLE.nodes * radius * cosine), unfused(-2 / CIRCLE.nodes * radius * sine)
+    return Spectrum(poles, circled, close, nodes, weights)
 
 
 class When(eqx.Module):
@@ -106,34 +106,45 @@ class Sums(eqx.Module):
     """The sum over doses g.
 
     **Fields:** `derivatives`: for each order 0, 1, ... and each rate constant the derivative of g there, (obs,);
-    `nodes` (nodes, obs), complex: g on the circle.
+    `on_circle`: g on the circle, real and imaginary parts (nodes, obs), or what `of_circle` of `sums` makes of them.
     """
 
     derivatives: tuple[tuple[Any, ...], ...]
-    nodes: Any
+    on_circle: Any
 
 
-def sums(at: Spectrum, when: When, dose: Any, orders: int, always: bool = False) -> Sums:
-    """The Sums of the doses `dose` (actions,) with `orders` derivatives at the rate constants.
+def sums(
+    at: Spectrum, when: When, dose: Any, orders: int, of_circle: Callable[[Any], Any], always: bool = False
+) -> Sums:
+    """The Sums of the doses `dose` (actions,).
 
-    **Arguments:** `always`: the circle is evaluated where it is not needed too; without, not if no group of a batch
-    needs it, and the result cannot be transposed.
+    **Arguments:** `orders`: number of derivatives at the rate constants, with g itself; `of_circle`: a linear function
+    of g on the circle; `always`: it is evaluated where it is not needed too; without, not if no group of a batch needs
+    it, and the result cannot be transposed.
     """
-    poles = jnp.stack(at.poles)
-    derivatives = _at_points(poles, when, dose, orders)
+
+    def on_circle(nodes: Pair) -> Any:
+        out = _at_points(jax.lax.complex(*nodes), when, dose, 1)[0]
+        return of_circle((jnp.real(out), jnp.imag(out)))
+
+    derivatives = _at_points(jnp.stack(at.poles), when, dose, orders)
     unstacked = tuple(tuple(of_order[k] for k in range(len(at.poles))) for of_order in derivatives)
-    return Sums(unstacked, where_close(at, lambda: _at_points(at.nodes, when, dose, 1)[0], always))
+    if at.nodes is None:
+        return Sums(unstacked, None)
+    return Sums(unstacked, on_circle(at.nodes) if always else _where_close(at, on_circle, at.nodes))
 
 
-def where_close(at: Spectrum, fn: Any, always: bool) -> Any:
-    """fn(), an array; zeros where no group of a batch has a circle, in which case it is not computed, unless
-    `always`."""
-    if always:
-        return fn()
-    shape = jax.eval_shape(fn)
-    # Batched, a loop runs while it has to for any group; a conditional would compute both sides for all.
-    start = (at.close, jnp.zeros(shape.shape, shape.dtype))
-    return jax.lax.while_loop(lambda state: state[0], lambda state: (jnp.zeros_like(state[0]), fn()), start)[1]
+def _where_close(at: Spectrum, fn: Callable[[Pair], Any], points: Pair) -> Any:
+    """fn(points); zeros where no group of a batch has a circle, in which case it is not computed."""
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), jax.eval_shape(fn, points))
+
+    # Batched, a loop runs while it has to for any group; a conditional would compute both sides for all. The points
+    # change in it, or the compiler would compute fn before the loop.
+    def once(state: tuple) -> tuple:
+        close, points, _ = state
+        return jnp.zeros_like(close), jax.tree.map(lambda part: 2.0 * part, points), fn(points)
+
+    return jax.lax.while_loop(lambda state: state[0], once, (at.close, points, zeros))[2]
 
 
 def _at_points(points: Any, when: When, dose: Any, orders: int) -> list[Any]:
