@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxnlme.data.events.facts import EventFacts
@@ -262,13 +264,19 @@ class CompartmentModel:
             check_records_are_rows(title, events.facts)
             return value[events.row.astype(int)]
 
-        doses = read_doses(
-            events,
-            lambda kind, number: at_records(self.dose_parameters.value(kind, number, values)),
-            1,
-            dosed,
-            (1,) if route.spread else (),
-        )
+        def of_dose(kind: str, number: int) -> Any:
+            return at_records(self.dose_parameters.value(kind, number, values))
+
+        infused = events.facts.infusions or (route.spread and 1 in dosed)
+        of_doses = [of_dose(kind, number) for kind in ("lag", "bioavailability") for number in dosed]
+        responses = has_responses(self.structure, events.facts, [*rates.values(), *of_doses])
+        responses = responses and not infused and not route.gamma
+
+        def of_read(kind: str, number: int) -> Any:
+            value = None if responses and kind == "bioavailability" else of_dose(kind, number)
+            return jax.lax.stop_gradient(value) if responses and value is not None else value
+
+        doses = read_doses(events, of_read, 1, dosed, (1,) if route.spread else ())
         positions = tuple(number - 1 for number in dosed)
         active = self.structure.reachable(positions)
         system = LinearSystem(self.structure, rates, active, positions if doses.infused else ())
@@ -292,13 +300,12 @@ class CompartmentModel:
             if system.varies:
                 check_records_are_rows(title, events.facts)
                 solve = amounts_by_steps
-            elif has_responses(system, steady):
-                few = superposed(x.mask.shape[0], done.time.shape[0])
-                solve, done = amounts_by_responses, done if few else in_order(done)
             elif superposed(x.mask.shape[0], done.time.shape[0]):
                 solve = sum_over_actions
             else:
                 solve, done = amounts_at_rows, in_order(done)
+            if responses:
+                solve = functools.partial(amounts_by_responses, of_dose=lambda kind, p: of_dose(kind, p + 1))
             amounts = None if steady is None else steady_amounts(system.with_rates(at_records), doses, steady, into)
             others = solve(system, x, events, done, impulses(system, done, into, amounts), wanted)
             found = [a + b for a, b in zip(found, others, strict=True)] if route.gamma else others

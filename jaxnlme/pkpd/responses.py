@@ -28,17 +28,19 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jaxnlme.data.events.facts import EventFacts
 from jaxnlme.numerics.arrays import unfused
 from jaxnlme.pkpd.linear import LinearSystem
 from jaxnlme.pkpd.settings import CIRCLE
 from jaxnlme.pkpd.spectrum import Pair, Spectrum, Sums, When, spectrum, sums
+from jaxnlme.pkpd.structure import Structure
 from jaxnlme.pkpd.timeline import Actions
 from jaxnlme.records import Events, Rows
 
@@ -50,17 +52,24 @@ def shared_sums(factors: tuple, at: Spectrum, when: When, dose: Any, always: boo
     """What responses to the doses `dose` (actions,) and their derivatives up to the order SHARED need of them: on the
     circle, for each order what it contributes to each response of `_of_order`. **Arguments:** as for `response`."""
     of_circle = functools.partial(_around, factors, at)
-    return sums(at, when, dose, SHARED + 1, lambda g: tuple(of_circle(_of_order(n, factors), g) for n in range(SHARED + 1)), always)
+    return sums(
+        at,
+        when,
+        dose,
+        SHARED + 1,
+        lambda g: tuple(of_circle(_of_order(n, factors), g) for n in range(SHARED + 1)),
+        always,
+    )
 
 
 def _of_order(order: int, factors: tuple) -> list[tuple[int, tuple[int, ...]]]:
-    """The (i, s) of derivatives of the `order` in S, P and a of responses with all s = 1 and i = 0 or 1; where a time
-    is among them, up to i = 2."""
+    """The (i, s) of derivatives of the `order` of responses with all s = 1 and i = 0 or 1, in S, P, a and times."""
     out = []
     for raised in itertools.product(range(order + 1), repeat=len(factors)):
-        if sum(raised) == order:
-            most = 2 + sum(up for up, factor in zip(raised, factors, strict=True) if len(factor) == 2)
-            out += [(i, tuple(1 + up for up in raised)) for i in range(most + 1)]
+        in_times = order - sum(raised)
+        if in_times >= 0:
+            most = 1 + sum(up for up, factor in zip(raised, factors, strict=True) if len(factor) == 2) + in_times
+            out += [(i, tuple(1 + up for up in raised)) for i in range(most if in_times else 0, most + 1)]
     return out
 
 
@@ -74,20 +83,21 @@ def response(
     all, in their order; `when`; `dose` (actions,); `shared`: `shared_sums` of them.
     """
     multiplicity = [s for s, factor in zip(powers, factors, strict=True) for _ in factor]
-    order = sum(powers) - len(powers)
-    which = _of_order(order, factors)
-    if order <= SHARED and (i, powers) in which:
-        derivatives = shared.derivatives
-        around = None if at.nodes is None else shared.on_circle[order][which.index((i, powers))]
+    found = [n for n in range(SHARED + 1) if (i, powers) in _of_order(n, factors)]
+    if found:
+        derivatives, place = shared.derivatives, _of_order(found[0], factors).index((i, powers))
+        around = None if at.nodes is None else shared.on_circle[found[0]][place]
     else:
-        own = sums(at, when, dose, order + 1, functools.partial(_around, factors, at, [(i, powers)]), always)
+        own = sums(at, when, dose, max(multiplicity), functools.partial(_around, factors, at, [(i, powers)]), always)
         derivatives, around = own.derivatives, None if at.nodes is None else own.on_circle[0]
     total = None if around is None else jnp.where(at.close, around, 0.0)
     for k in range(len(at.poles)):
         for value, coefficient in zip(derivatives, _residue(i, multiplicity, at, k), strict=False):
+            if coefficient is None:
+                continue
             term = coefficient * value[k]
             total = term if total is None else total + term
-    return unfused(total)
+    return total if always else unfused(total)  # `unfused` cannot be transposed
 
 
 def _around(factors: tuple, at: Spectrum, wanted: Sequence[tuple[int, tuple[int, ...]]], g: Pair) -> Any:
@@ -120,7 +130,8 @@ def _times(a: Pair, b: Pair) -> Pair:
 
 
 def _residue(i: int, multiplicity: Sequence[int], at: Spectrum, k: int) -> list[Any]:
-    """Coefficients of g, g', ... at the root k: what they contribute to Y; zeros where it is on the circle."""
+    """Coefficients of g, g', ... at the root k: what they contribute to Y. Zeros where it is within the circle, None
+    where the coefficient is zero by structure."""
     s, x = multiplicity[k], at.poles[k]
     # Taylor series at the root of z^i and of the powers of the other factors
     series = [math.comb(i, q) * x ** (i - q) if q <= i else None for q in range(s)]
@@ -129,13 +140,14 @@ def _residue(i: int, multiplicity: Sequence[int], at: Spectrum, k: int) -> list[
             continue
         inverse = 1.0 / jnp.where(at.circled[k], x, at.poles[other] - x)
         factor = [math.comb(m + q - 1, q) * inverse ** (m + q) for q in range(s)]
-        series = [
-            sum(a * factor[q - p] for p, a in enumerate(series[: q + 1]) if a is not None) for q in range(s)
-        ]
+        products = [[a * factor[q - p] for p, a in enumerate(series[: q + 1]) if a is not None] for q in range(s)]
+        series = [functools.reduce(jnp.add, terms) if terms else None for terms in products]
     sign = (-1.0) ** (s + 1)
-    return [
-        unfused(jnp.where(at.circled[k], 0.0, sign / math.factorial(n) * series[s - 1 - n])) for n in range(s)
-    ]
+    out: list[Any] = []
+    for n, value in enumerate(reversed(series)):
+        scaled = None if value is None else sign / math.factorial(n) * value
+        out.append(None if scaled is None else unfused(jnp.where(at.circled[k], 0.0, scaled)))
+    return out
 
 
 @functools.partial(response.defjvp, symbolic_zeros=True)
@@ -161,57 +173,67 @@ def _response_rule(i: int, powers: tuple, always: bool, primals: tuple, tangents
     return value, functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(value)
 
 
-def has_responses(system: LinearSystem, steady: Any) -> bool:
-    """True where `amounts_by_responses` serves: two compartments with or without a depot, no input rates, constant
-    parameters, no steady states."""
-    structure = system.structure
-    plain = structure.disposition == 2 and not structure.transits and not system.infused
-    return plain and not system.varies and steady is None
+def has_responses(structure: Structure, facts: EventFacts, values: Sequence[Any]) -> bool:
+    """True where `amounts_by_responses` serves, without infusions: two compartments with or without a depot, no steady
+    states, constant parameters. **Arguments:** `values`: rate constants, lags and bioavailabilities, None for none."""
+    constant = all(value is None or jnp.ndim(value) == 0 for value in values)
+    return structure.disposition == 2 and not structure.transits and constant and not facts.steady_state
 
 
 def amounts_by_responses(
-    system: LinearSystem, x: Rows, events: Events, done: Actions, added: Sequence[Any], outputs: Sequence[int]
+    system: LinearSystem,
+    x: Rows,
+    events: Events,
+    done: Actions,
+    added: Sequence[Any],
+    outputs: Sequence[int],
+    of_dose: Callable[[str, int], Any],
 ) -> list[Any]:
-    """Amounts (obs,) of the states `outputs` (positions) at the rows of the group, as `solution.amounts_at_rows`."""
+    """Amounts (obs,) of the states `outputs` (positions) at the rows of the group, as `solution.amounts_at_rows`.
+
+    **Arguments:** `done`, `added`: of doses without bioavailabilities, and with lags that are constant for
+    differentiation; `of_dose(kind, compartment)`: "lag" or "bioavailability" of doses into a compartment (position), ()
+    or None: what it does to the derivatives is added here.
+    """
     rates, central = system.rates, system.structure.central
     k, k12, k21 = rates["k"], rates["k12"], rates["k21"]
     quadratic = (k + k12 + k21, k * k21)
-    mean, square = quadratic[0] / 2, ((k12 + k21 - k) / 2) ** 2 + k * k12
-    fast = mean + jnp.sqrt(jax.lax.stop_gradient(jnp.maximum(square, 0.0)))
+    square = ((k12 + k21 - k) / 2) ** 2 + k * k12
+    fast = quadratic[0] / 2 + jnp.sqrt(jax.lax.stop_gradient(jnp.maximum(square, 0.0)))
     pair = (fast, quadratic[1] / fast)
-    when = When.of(x, events, done)
-    out: list[Any] = [None] * len(outputs)
-
-    def add(to: int, amount: Any) -> None:
-        for place, state in enumerate(outputs):
-            if state == to:
-                out[place] = amount if out[place] is None else out[place] + amount
-
-    wanted = {system.active[state] for state in outputs}
-    for compartment in system.active:
-        dose = added[system.state(compartment)]
+    out: list[Any] = [jnp.zeros(x.mask.shape)] * len(outputs)
+    for compartment, dose in zip(system.active, added, strict=False):
         if dose is None:
             continue
-        dose = jnp.broadcast_to(dose, done.time.shape)
-        depot = compartment < central
-        factors = (quadratic, (rates["ka"],)) if depot else (quadratic,)
-        limits = {(0, 1): CIRCLE.eigenvalues if depot else CIRCLE.apart}
-        if depot:
-            limits |= {(0, 2): CIRCLE.others, (1, 2): CIRCLE.others}
-        at = spectrum((*pair, rates["ka"]) if depot else pair, limits)
-        given = (factors, at, when, dose, shared_sums(*jax.lax.stop_gradient((factors, at, when, dose))))
-        powers = (1,) * len(factors)
-        plain, times_z = (functools.partial(response, i, powers, False, *given) for i in (0, 1))
-        scale = rates["ka"] if depot else 1.0
-        if depot and compartment in wanted:
-            single = spectrum((rates["ka"],), {})
-            absorbed = ((rates["ka"],),)
-            own = (absorbed, single, when, dose, shared_sums(*jax.lax.stop_gradient((absorbed, single, when, dose))))
-            add(system.state(compartment), response(0, (1,), False, *own))
-        if central in wanted:
-            amount = k21 * plain() if compartment > central else k21 * plain() - times_z()
-            add(system.state(central), scale * amount)
-        if central + 1 in wanted:
-            amount = (k + k12) * plain() - times_z() if compartment > central else k12 * plain()
-            add(system.state(central + 1), scale * amount)
-    return [jnp.zeros(x.mask.shape) if amount is None else amount for amount in out]
+        scale, lag = (of_dose(kind, compartment) for kind in ("bioavailability", "lag"))
+        scale = 1.0 if scale is None else scale
+        when = When.of(x, events, done, 0.0 if lag is None else lag)
+
+        def of(
+            factors: tuple, poles: tuple, closest: dict, when: When = when, dose: Any = dose
+        ) -> Callable[[int], Any]:
+            """Responses to these doses with all powers 1, by i."""
+            at = spectrum(poles, closest)
+            given = (factors, at, when, jnp.broadcast_to(dose, done.time.shape))
+            given = (*given, shared_sums(*jax.lax.stop_gradient(given)))
+            return lambda i: response(i, (1,) * len(factors), False, *given)
+
+        if compartment < central:
+            ka = rates["ka"]
+            others = {(0, 1): CIRCLE.eigenvalues, (0, 2): CIRCLE.others, (1, 2): CIRCLE.others}
+            y = of((quadratic, (ka,)), (*pair, ka), others)
+            amounts = {
+                central - 1: lambda ka=ka, of=of: of(((ka,),), (ka,), {})(0),
+                central: lambda y=y, ka=ka: ka * (k21 * y(0) - y(1)),
+                central + 1: lambda y=y, ka=ka: ka * k12 * y(0),
+            }
+        else:
+            y = of((quadratic,), pair, {(0, 1): CIRCLE.apart})
+            if compartment == central:
+                amounts = {central: lambda y=y: k21 * y(0) - y(1), central + 1: lambda y=y: k12 * y(0)}
+            else:
+                amounts = {central: lambda y=y: k21 * y(0), central + 1: lambda y=y: (k + k12) * y(0) - y(1)}
+        for place, state in enumerate(outputs):
+            if system.active[state] in amounts:
+                out[place] = out[place] + scale * amounts[system.active[state]]()
+    return out

@@ -40,7 +40,7 @@ class ExponentialSettings:
 class CircleSettings:
     """Contour integrals around rate constants that are close to each other (`spectrum.py`)."""
 
-    nodes: int = 32
+    nodes: int = 40
     """Points of the circle: the rest is below 1e-12 of the largest amount where the rate constants within are half as
     far from its centre as the circle, and the next one twice as far."""
     everything: float = 0.3

@@ -21,7 +21,6 @@ from jaxnlme.pkpd.solution import gaps_between, superposed
 from jaxnlme.pkpd.timeline import Actions, happened_at, last_action, segments_of_rows
 from jaxnlme.records import Events, Rows
 
-
 Pair = tuple[Any, Any]  # real and imaginary parts
 
 
@@ -48,7 +47,9 @@ def spectrum(poles: Sequence[Any], closest: dict[tuple[int, int], float]) -> Spe
     poles = tuple(jax.lax.stop_gradient(pole) for pole in poles)
     if not closest:
         return Spectrum(poles, (False,) * len(poles), False, None, None)
-    met = {(p, q): jnp.abs(poles[p] - poles[q]) < limit * (poles[p] + poles[q]) / 2 for (p, q), limit in closest.items()}
+    met = {
+        (p, q): jnp.abs(poles[p] - poles[q]) < limit * (poles[p] + poles[q]) / 2 for (p, q), limit in closest.items()
+    }
     least, most = (pick(jnp.stack(poles)) for pick in (jnp.min, jnp.max))
     together = most - least < CIRCLE.everything * (most + least) / 2
     everything = together if len(poles) > 2 else jnp.any(jnp.stack([*met.values()]))
@@ -62,8 +63,7 @@ def spectrum(poles: Sequence[Any], closest: dict[tuple[int, int], float]) -> Spe
         spread = jnp.where(here, jnp.abs(poles[p] - poles[q]) / 2, spread)
         out = jnp.where(here, jnp.abs(other - centre), out)
     circled = tuple(
-        everything | jnp.any(jnp.stack([here for pair, here in met.items() if k in pair]))
-        for k in range(len(poles))
+        everything | jnp.any(jnp.stack([here for pair, here in met.items() if k in pair])) for k in range(len(poles))
     )
     # exp(-z t) over its largest value over t is as another rate constant at zero.
     out = jnp.minimum(out, middle)
@@ -90,9 +90,13 @@ class When(eqx.Module):
     fresh: Any
 
     @classmethod
-    def of(cls, x: Rows, events: Events, done: Actions) -> When:
-        """The When of a group, whose actions are in order (`in_order`) unless they are summed."""
-        time, segment = x[events.facts.time], segments_of_rows(x, events)
+    def of(cls, x: Rows, events: Events, done: Actions, lag: Any) -> When:
+        """The When of a group, whose actions are in order (`in_order`) unless they are summed.
+
+        **Arguments:** `lag` (), which the times of `done` contain as a constant: its derivatives are those of a shift
+        of all rows, not of each action.
+        """
+        time, segment = x[events.facts.time] + (jax.lax.stop_gradient(lag) - lag), segments_of_rows(x, events)
         if superposed(time.shape[0], done.time.shape[0]):
             only = segment if events.facts.segments else None
             return cls(time, done.time, happened_at(time, only, done), None, None)
