@@ -49,7 +49,7 @@ SHARED = 3
 
 
 def shared_sums(factors: tuple, at: Spectrum, when: When, dose: Any, always: bool = False) -> Sums:
-    """What responses to the doses `dose` (actions,) and their derivatives up to the order SHARED need of them: on the
+    """The Sums that responses to the doses `dose` (actions,) and their derivatives up to the order SHARED need: on the
     circle, for each order what it contributes to each response of `_of_order`. **Arguments:** as for `response`."""
     of_circle = functools.partial(_around, factors, at)
     return sums(
@@ -101,7 +101,7 @@ def response(
 
 
 def _around(factors: tuple, at: Spectrum, wanted: Sequence[tuple[int, tuple[int, ...]]], g: Pair) -> Any:
-    """What the circle contributes to the responses `wanted`, (i, s) each, as (wanted, obs), from g on the circle."""
+    """Contributions (wanted, obs) of the circle to the responses `wanted`, (i, s) each, from g on the circle."""
     inverse = []
     for factor in factors:
         if len(factor) == 2:  # z (z - S) + P
