@@ -8,9 +8,9 @@ from reporting.cells import Record, origin, show, table
 def section(results: Record, name: str) -> str:
     """Seconds of closed forms for dose records beside hand-written ones, and of more doses beside fewer."""
     explanation = (
-        "One objective with its gradient by FOCEI with warm modes, `jn.pkpd.compartments` (this) against a "
-        "hand-written function (other): two compartments, 12 samples a subject. Growth: 40 doses (this) against 10 (other), both by "
-        "`compartments`. Cold theophylline: a whole process with its fit. CPU seconds, medians of interleaved "
+        "One objective with its gradient by FOCEI with warm modes, `jn.pkpd.compartments` (this) against a function "
+        "written by hand (other): two compartments, 12 samples a subject. Growth: 40 doses (this) against 10 (other), "
+        "both by `compartments`. Cold theophylline: a whole process with its fit. CPU seconds, medians of interleaved "
         "repeats; a ratio is the median ratio of pairs. First call: CPU seconds with tracing and compiling; the other "
         "of growth finds them done. Bold is above the limit."
     )
