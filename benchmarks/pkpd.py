@@ -35,6 +35,7 @@ from jaxnlme.data.events.records import EventRecords
 
 INTERVAL, SAMPLES, DOSE = 12.0, 12, 100.0
 TRUTH = {"ka": 1.1, "cl": 4.0, "v": 30.0, "q": 3.0, "v2": 50.0}
+MANY, CHUNK = 50_000, 12_500  # subjects from which evaluations go chunk by chunk, with three repeats at most
 LIMITS = {"bolus": 1.5, "oral": 1.5, "growth": 4.0, "theophylline": 0.5}
 
 
@@ -100,7 +101,8 @@ class Timed:
 
     def __init__(self, *of: Any):
         started, used = time.perf_counter(), time.process_time()
-        self.evaluations, self.count = Evaluations(*problem(*of)), 0
+        layout = {"chunk": CHUNK} if of[0] >= MANY else {}
+        self.evaluations, self.count = Evaluations(*problem(*of), **layout), 0
         self.modes = self.evaluations.run(0.0, self.evaluations.modes())
         jax.block_until_ready(self.modes)
         self.first = (time.perf_counter() - started, time.process_time() - used)
@@ -128,7 +130,8 @@ def speed(case: str, sizes: list[int], repeats: int) -> Iterator[dict[str, Any]]
     """The closed form against the hand-written sum."""
     for subjects in sizes:
         ours, theirs = (Timed(subjects, 10, case == "oral", hand) for hand in (False, True))
-        yield {"case": case, "subjects": subjects, "doses": 10} | compared(ours, theirs, repeats)
+        count = repeats if subjects < MANY else min(repeats, 3)
+        yield {"case": case, "subjects": subjects, "doses": 10, "repeats": count} | compared(ours, theirs, count)
 
 
 def growth(sizes: list[int], repeats: int) -> Iterator[dict[str, Any]]:

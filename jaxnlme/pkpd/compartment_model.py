@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxnlme.data.events.facts import EventFacts
@@ -24,6 +26,7 @@ from jaxnlme.pkpd.doses import read_doses
 from jaxnlme.pkpd.linear import LinearSystem
 from jaxnlme.pkpd.parametrisations import Parametrisation, parametrisation
 from jaxnlme.pkpd.phi_names import first_of, missing_parameters, values_by_name
+from jaxnlme.pkpd.responses import amounts_by_responses, has_responses
 from jaxnlme.pkpd.savic import arrived, transit_amounts
 from jaxnlme.pkpd.solution import amounts_at_rows, amounts_by_steps, impulses, sum_over_actions, superposed
 from jaxnlme.pkpd.steady_state import steady_amounts
@@ -261,13 +264,19 @@ class CompartmentModel:
             check_records_are_rows(title, events.facts)
             return value[events.row.astype(int)]
 
-        doses = read_doses(
-            events,
-            lambda kind, number: at_records(self.dose_parameters.value(kind, number, values)),
-            1,
-            dosed,
-            (1,) if route.spread else (),
-        )
+        def of_dose(kind: str, number: int) -> Any:
+            return at_records(self.dose_parameters.value(kind, number, values))
+
+        infused = events.facts.infusions or (route.spread and 1 in dosed)
+        of_doses = [of_dose(kind, number) for kind in ("lag", "bioavailability") for number in dosed]
+        responses = has_responses(self.structure, events.facts, [*rates.values(), *of_doses])
+        responses = responses and not infused and not route.gamma
+
+        def of_read(kind: str, number: int) -> Any:
+            value = None if responses and kind == "bioavailability" else of_dose(kind, number)
+            return jax.lax.stop_gradient(value) if responses and value is not None else value
+
+        doses = read_doses(events, of_read, 1, dosed, (1,) if route.spread else ())
         positions = tuple(number - 1 for number in dosed)
         active = self.structure.reachable(positions)
         system = LinearSystem(self.structure, rates, active, positions if doses.infused else ())
@@ -295,6 +304,8 @@ class CompartmentModel:
                 solve = sum_over_actions
             else:
                 solve, done = amounts_at_rows, in_order(done)
+            if responses:
+                solve = functools.partial(amounts_by_responses, of_dose=lambda kind, p: of_dose(kind, p + 1))
             amounts = None if steady is None else steady_amounts(system.with_rates(at_records), doses, steady, into)
             others = solve(system, x, events, done, impulses(system, done, into, amounts), wanted)
             found = [a + b for a, b in zip(found, others, strict=True)] if route.gamma else others

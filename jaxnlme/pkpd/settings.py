@@ -37,6 +37,24 @@ class ExponentialSettings:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class CircleSettings:
+    """Contour integrals around rate constants that are close to each other (`spectrum.py`)."""
+
+    nodes: int = 40
+    """Points of the circle: the rest is below 1e-12 of the largest amount where the rate constants within are half as
+    far from its centre as the circle, and the next one twice as far."""
+    everything: float = 0.3
+    """Range of three rate constants, over their mean, below which all of them are within one circle."""
+    eigenvalues: float = 0.08
+    """Difference of two eigenvalues, over their mean, below which they are close. Derivatives of order n in the rate
+    constants by residues lose a factor of the difference to the power 2 n + 1: 1e-10 of the second ones remains."""
+    apart: float = 0.2
+    """The same where there is no third rate constant."""
+    others: float = 0.02
+    """The same for ka and an eigenvalue; derivatives lose the difference to the power n + 1."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SavicSettings:
     """Savic's transit model (`savic.py`)."""
 
@@ -59,5 +77,6 @@ class SolutionSettings:
 
 
 EXPONENTIAL = ExponentialSettings()
+CIRCLE = CircleSettings()
 SAVIC = SavicSettings()
 SOLUTION = SolutionSettings()
