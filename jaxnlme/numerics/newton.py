@@ -132,7 +132,8 @@ def _pass(
     if correction is not None:  # the error after the step: it shrinks as the steps do, not with their square
         before = jnp.sqrt(jnp.sum(state.direction**2))
         ratio = jnp.where(first | (before <= length), 1.0, length / jnp.where(before > 0, before, 1.0))
-        arrived = accept & (length * ratio <= MINIMISER.approximate_error * tolerance) & ~repaired
+        error = length * jnp.maximum(ratio, MINIMISER.approximate_error)
+        arrived = accept & (error <= MINIMISER.approximate_error * tolerance) & ~repaired
     shorter = _shorter_step(state, value, finite, first)
     stuck = ~accept & jnp.where(first, state.step == 0.0, shorter < MINIMISER.shortest_newton_step)
 

@@ -36,7 +36,8 @@ class MinimiserSettings:
     **Source:** the growth of a trust region: Nocedal and Wright (2006), Numerical Optimization, algorithm 4.1."""
     approximate_error: float = 0.1
     """Error at the end of a search with approximate Hessians, in units of its tolerance for steps: the tolerance is one
-    for Newton's steps, after which the error is of the order of the square."""
+    for Newton's steps, after which the error is of the order of the square. Also the least ratio of the error to the
+    step before it: one small step says little."""
     secant_slope: float = 0.01
     """Cosine between a step and the change of the gradient along it, from which on the change is used for an estimate
     of the Hessian."""
