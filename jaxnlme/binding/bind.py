@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.continued_columns import with_continued_columns
@@ -47,12 +49,13 @@ from jaxnlme.model.covariance.base import element_name, elements_by_name
 from jaxnlme.model.covariance.held import held_fixed
 from jaxnlme.model.covariates import CovariateColumns
 from jaxnlme.model.declaration import ModelDeclaration
-from jaxnlme.model.density import Density
+from jaxnlme.model.density import Density, Group
 from jaxnlme.model.effect_distribution import AbstractEffectDistribution
 from jaxnlme.model.individual_parameters import check_names
 from jaxnlme.model.networks import networks
 from jaxnlme.model.params import Params, check_params
 from jaxnlme.model.residual_error.abstract import AbstractError
+from jaxnlme.precision import x64
 from jaxnlme.signatures import public
 
 
@@ -246,6 +249,8 @@ def bind(
         effects=of_effects,
     )
     start = Params(beta0, theta0, error0, free)
+    density = dataclasses.replace(density, solves_equations=_solves_equations(density, start, problem.buckets[0]))
+    problem = dataclasses.replace(problem, density=density)
     if effect_levels is not None:
         coupling = unit_coupling(problem, start, data, columns)
         effect_levels = dataclasses.replace(effect_levels, separable=not coupling, coupling=coupling)
@@ -254,6 +259,17 @@ def bind(
         declared, data, problem, start, fixed.astype(bool), packed, transforms, covariates, tuple(groups),
         sd_ranges, held, model, random,
     )  # fmt: skip
+
+
+def _solves_equations(density: Density, start: Params, bucket: Group) -> bool:
+    """True for a model function that solves differential equations."""
+    with x64():
+        group = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), bucket)
+        try:
+            phi = density.phi(start, jnp.zeros(density.n_effects), group)
+        except Exception:  # of the user's function for individual parameters: the dry run reports it
+            return False
+        return density.structural.solves_equations(start.free, phi, group.x, group.v)
 
 
 def _effect_distribution(

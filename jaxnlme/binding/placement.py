@@ -26,7 +26,7 @@ from jaxnlme.model.density import Group
 from jaxnlme.numerics.arrays import on_device
 from jaxnlme.numerics.compiling import compiled, without_garbage_collection
 from jaxnlme.numerics.devices import AXIS, Processes
-from jaxnlme.numerics.settings import COMPUTATION
+from jaxnlme.numerics.settings import COMPUTATION, SOLVERS
 from jaxnlme.numerics.threads import cores, in_background, run_concurrently
 
 
@@ -39,7 +39,8 @@ class PlacedProblem:
     pad the rows of a group as well; `thread_rows`: rows of data for which another thread is used.
 
     **Fields:** `n_groups`: groups of this process; `n_groups_all`: groups of all processes; `chunks`; `n_slots`: slots
-    of all chunks, fillers included; `n_rows`: rows computed at a time, in all processes; `rows_unpadded`: true if
+    of all chunks, fillers included; `n_rows`: rows computed at a time, in all processes, counted by
+    their cost (`SOLVERS`); `rows_unpadded`: true if
     groups have as many rows as their bucket.
     **Raises:** OptionError where there are more devices than groups, or `chunk` is not a positive whole number.
     """
@@ -88,6 +89,8 @@ class PlacedProblem:
         )
         if threads > 1:  # the chunks are computed concurrently
             self.n_rows *= len(self.chunks)
+        if self.density.solves_equations:
+            self.n_rows *= SOLVERS.rows_of_a_row
         self._slot = np.empty(self.n_groups, int)
         source = np.concatenate([part.source for part in self.chunks])
         real = np.flatnonzero(np.concatenate([part.real for part in self.chunks]))

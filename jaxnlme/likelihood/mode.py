@@ -45,15 +45,18 @@ def newton_from_starts(
     expand: Callable[[Vector], tuple[Scalar, Vector, Any]],
     z0: Vector | Matrix,
     solve: Callable[[Any, Vector], tuple[Vector, Scalar]] | None = None,
+    approximate: bool = False,
 ) -> tuple[Vector, NewtonResult]:
     """The minimum found by Newton's method from `z0` (random,), or the lowest of those found from `z0` (starts,
     random), which is the first unless another is lower by more than rounding.
 
-    **Arguments:** `expand(z)`: value, gradient and Hessian; `solve`: as for `numerics.newton.newton`.
+    **Arguments:** `expand(z)`: value, gradient and Hessian; `solve`, `approximate`: as for `numerics.newton.newton`.
     """
 
     def from_start(z: Vector) -> tuple[Vector, NewtonResult]:
-        return newton(expand, z, jnp.zeros_like(z), search.steps, search.tolerance, solve=solve)
+        return newton(
+            expand, z, jnp.zeros_like(z), search.steps, search.tolerance, solve=solve, approximate=approximate
+        )
 
     if z0.ndim == 1:
         return from_start(z0)

@@ -21,6 +21,7 @@ adjoint form.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -126,21 +127,19 @@ class OnePassGroup(TransformedGroup):
         self.start = tuple(start.get((k, 0), zero) for k in range(self.n))
         self.frozen: Jet | None = None
         self.moved = sorted({k for k, _ in self.Z})
-        self.searched = self.moved if len(self.moved) < self.n and self._calls_solver() else None
-
-    def _calls_solver(self) -> bool:
-        """True for a model whose cost grows with the number of variables that it is differentiated in."""
-        phi = self.density.phi(self.params, jnp.zeros(self.q), self.group)
-        return self.density.structural.calls_solver(self.params.free, phi, self.group.x, self.group.v)
+        # A solution of differential equations costs more with each variable that it is differentiated in.
+        self.searched = self.moved if len(self.moved) < self.n and density.solves_equations else None
 
     def at(self, z: Vector) -> tuple[Scalar, ...]:
         """u at the whitened effects `z` (random,)."""
         shift = product(self.Z, {(k, 0): z[k] for k in range(self.q)})
         return tuple(s + shift[k, 0] if (k, 0) in shift else s for k, s in enumerate(self.start))
 
-    def expand(self, z: Vector) -> tuple[Scalar, Vector, Matrix]:
-        """Minus the log joint density with its gradient (random,) and Hessian (random, random) at `z` (random,)."""
-        prediction = partial_derivatives(self.predict, self.at(z), 2, self.searched)
+    def expand(self, z: Vector, first_order: bool = False) -> tuple[Scalar, Vector, Matrix]:
+        """Minus the log joint density with its gradient (random,) and Hessian (random, random) at `z` (random,), where
+        `first_order` without the term in the second derivatives of the model."""
+        repeated = () if first_order else None
+        prediction = partial_derivatives(self.predict, self.at(z), 2, self.searched, repeated)
         derivatives = self.derivatives(prediction, in_s=False)
         value, gradient, hessian = self.joint(derivatives, z)
         return -value, -gradient, hessian
@@ -213,7 +212,8 @@ class OnePassGroup(TransformedGroup):
 
     def mode(self, z0: Vector) -> tuple[Vector, NewtonResult]:
         """The conditional mode (random,), searched from `z0` (random,) or (starts, random), and the NewtonResult."""
-        return newton_from_starts(self.method.search, self.expand, z0)
+        by_secants = self.density.solves_equations
+        return newton_from_starts(self.method.search, lambda z: self.expand(z, by_secants), z0, approximate=by_secants)
 
     def value_and_score(self, z0: Vector) -> tuple[GroupResult, Vector]:
         """The GroupResult for a Gaussian integral, and its score (packed,), the gradient in (beta, covariance, error).
@@ -231,10 +231,8 @@ class OnePassGroup(TransformedGroup):
         in all that the group was made of, unless `expand_factor` was called."""
         q, n = self.q, self.n
         z = barrier(z)
-        dtype = z.dtype
-        u = self.at(z)
-        order = _order(self.method)
-        # Second derivatives in two parameters that do not depend on z are multiplied by zero entries of Z.
+        dtype, u, order = z.dtype, self.at(z), _order(self.method)
+        # Second derivatives in two parameters without z are multiplied by zero entries of Z.
         prediction = partial_derivatives(self.predict, u, order, repeated=self.moved if order == 2 else None)
         derivatives = self.derivatives(prediction, in_s=True)
         s = self._start_and_theta()
@@ -260,6 +258,9 @@ class OnePassGroup(TransformedGroup):
 
         by_u = [derivatives.u[k] + m_u[k] for k in range(n)]
         in_z = as_vector(product(z_transposed, column(by_u)), q, dtype) - z
+        if self.density.solves_equations:  # the search has an approximate Hessian only
+            positive = jnp.isfinite(half_logdet(cholesky(jax.lax.stop_gradient(negative_hessian))))
+            search = dataclasses.replace(search, converged=search.converged & positive)
         w = symmetric_solve(barrier(negative_hessian), in_z)
         v = product(self.Z, {(k, 0): w[k] for k in range(q)})
         luu_v = product(symmetric(derivatives.uu), v)
@@ -307,8 +308,7 @@ class OnePassGroup(TransformedGroup):
         zero = jnp.zeros((), dtype)
         entries = jnp.stack([in_factor.get(entry, zero) for entry in self.pattern])
         jacobian = jax.jacfwd(self.density.covariance.factor)(params.covariance)
-        rows, columns = np.array(self.pattern).T
-        covariance = entries @ jacobian[rows, columns]
+        covariance = entries @ jacobian[tuple(np.array(self.pattern).T)]
         error = jnp.stack(score_s[-n_theta:]) if n_theta else jnp.zeros((0,), dtype)
         return jnp.concatenate([beta, covariance, error])
 

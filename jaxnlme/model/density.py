@@ -67,7 +67,8 @@ class Density(eqx.Module):
     parameters phi; `covariance`: family of psi; `error`: residual model; `prior_densities`, `prior_names`: priors and
     the reported values they apply to; `beta_names`, `effect_names`: of the fixed and the distinct random effects;
     `levels`: the layout of random effects of nested levels, None where all are those of the group itself;
-    `effect_distribution`: that of effects that are not Gaussian, else None.
+    `effect_distribution`: that of effects that are not Gaussian, else None; `solves_equations`: the model function
+    solves differential equations, so that its evaluation is what a fit costs.
     """
 
     structural: Structural
@@ -80,6 +81,7 @@ class Density(eqx.Module):
     effect_names: tuple[str, ...] = eqx.field(static=True)
     levels: Levels | None = None
     effect_distribution: AbstractEffectDistribution | None = None
+    solves_equations: bool = eqx.field(static=True, default=False)
 
     @property
     def priors(self) -> tuple[tuple[str, AbstractPrior], ...]:

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 
 from jaxnlme.model.derivatives import from_forward_mode
-from jaxnlme.numerics.solver_calls import calls_solver, carry_out
+from jaxnlme.numerics.solver_calls import calls_solver, carry_out, solves_equations
 from jaxnlme.typing import PyTree
 
 
@@ -65,3 +65,12 @@ def solver_program(call: Callable[..., Any], fn: Any, arguments: tuple[Any, ...]
 def _traced(call: Callable[..., Any], arguments: tuple[Any, ...]) -> SolverProgram | None:
     program, outputs = jax.make_jaxpr(call, return_shape=True)(*arguments)
     return SolverProgram(program, outputs) if calls_solver(program.jaxpr) else None
+
+
+def solves_differential_equations(call: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
+    """True for a model function that computes with a loop whose number of steps depends on values, by a solver that it
+    calls or inside `jn.pkpd.ode`; false where it cannot be traced, which the first evaluation reports."""
+    try:
+        return solves_equations(jax.make_jaxpr(call)(*arguments).jaxpr)
+    except Exception:  # raised again where the function is evaluated, with the advice of the dry run
+        return False

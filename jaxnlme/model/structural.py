@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxnlme.data._endpoints import endpoint_label
 from jaxnlme.errors import ModelError, UnknownNameError, near_matches, some
 from jaxnlme.model.networks import part_of, split_module, with_arrays
-from jaxnlme.model.solver_models import solver_program
+from jaxnlme.model.solver_models import solver_program, solves_differential_equations
 from jaxnlme.records import Record
 
 
@@ -51,6 +51,10 @@ class Structural(eqx.Module):
     def calls_solver(self, free: Any, phi: Record, x: Record, v: Record) -> bool:
         """True if the function calls a solver of differential equations (`solver_models.py`)."""
         return solver_program(self._call, self.fn, (free, phi, x, v)) is not None
+
+    def solves_equations(self, free: Any, phi: Record, x: Record, v: Record) -> bool:
+        """True if a row of predictions is the end of hundreds of steps: the function solves differential equations."""
+        return solves_differential_equations(self._call, (free, phi, x, v))
 
     def _call(self, free: Any, phi: Record, x: Record, v: Record) -> Any:
         fn = with_arrays(self.fn, part_of(free, "structure"))

@@ -39,6 +39,8 @@ class _State(eqx.Module):
     count: jax.Array
     longest: jax.Array
     hessian: jax.Array | None = None
+    gradient: jax.Array | None = None
+    correction: jax.Array | None = None
 
 
 def newton(
@@ -49,6 +51,7 @@ def newton(
     tolerance: float,
     with_hessian: bool = False,
     solve: Callable[[Any, Vector], tuple[Vector, Scalar]] | None = None,
+    approximate: bool = False,
 ) -> tuple[Vector, NewtonResult]:
     """Minimise a function over z (n,) from `z0`, or from `fallback` where it is not finite at `z0`.
 
@@ -62,18 +65,20 @@ def newton(
     `z0`, `fallback` (n,); `max_steps`: the largest number of evaluations; `tolerance` > 0: a step length, in units of
     z; `with_hessian`: return the Hessian at the last accepted point; `solve(hessian, right)`: for a Hessian in another
     form than a matrix, the solution (n,) with a modified factor, and whether it had to be modified (the factor of a
-    matrix of zeros must be finite); None: by `guarded_cholesky`.
+    matrix of zeros must be finite); None: by `guarded_cholesky`; `approximate`: `expand` leaves a part of the Hessian
+    out, of which secants make an estimate.
     **Returns:** z (n,) and a NewtonResult.
-    **Source:** Nocedal and Wright (2006), Numerical Optimization, algorithm 3.2 with section 3.4's modified factor.
+    **Source:** Nocedal and Wright (2006), Numerical Optimization, algorithm 3.2 with section 3.4's modified factor;
+    Dennis, Gay and Welsch (1981), ACM Transactions on Mathematical Software 7, 348-368, for the secants.
     """
-    start = _start(z0, fallback, with_hessian)
+    start = _start(z0, fallback, with_hessian, approximate)
     end = jax.lax.while_loop(
         lambda s: ~s.done & (s.count < max_steps), lambda s: _pass(expand, tolerance, with_hessian, solve, s), start
     )
     return end.z, NewtonResult(end.value, end.converged, jnp.isfinite(end.value), end.positive, end.count, end.hessian)
 
 
-def _start(z0: Vector, fallback: Vector, with_hessian: bool) -> _State:
+def _start(z0: Vector, fallback: Vector, with_hessian: bool, approximate: bool) -> _State:
     """The state before the first evaluation, which is a step from `fallback` to `z0`."""
     n = z0.shape[0]
     finite = jnp.isfinite(z0)
@@ -92,6 +97,8 @@ def _start(z0: Vector, fallback: Vector, with_hessian: bool) -> _State:
         count=never.astype(int),
         longest=zero + MINIMISER.longest_newton_step,
         hessian=zero + jnp.eye(n, dtype=z0.dtype) if with_hessian else None,
+        gradient=zero + jnp.zeros(n, z0.dtype) if approximate else None,
+        correction=zero + jnp.zeros((n, n), z0.dtype) if approximate else None,
     )
 
 
@@ -114,10 +121,19 @@ def _pass(
     accept = finite & (first | (value <= bound))
 
     gradient = jnp.where(finite, gradient, 0.0)
+    correction = None
+    if state.correction is not None:
+        correction = _corrected(state, at, gradient, hessian, accept & ~first)
+        hessian = hessian + correction
     newton_step, repaired = _solve(finite, hessian, -gradient) if solve is None else solve(hessian, -gradient)
     length = jnp.sqrt(jnp.sum(newton_step**2))
     direction = newton_step * jnp.minimum(1.0, state.longest / jnp.maximum(length, state.longest))
     arrived = accept & (length <= tolerance) & ~repaired
+    if correction is not None:  # the error after the step: it shrinks as the steps do, not with their square
+        before = jnp.sqrt(jnp.sum(state.direction**2))
+        ratio = jnp.where(first | (before <= length), 1.0, length / jnp.where(before > 0, before, 1.0))
+        error = length * jnp.maximum(ratio, MINIMISER.approximate_error)
+        arrived = accept & (error <= MINIMISER.approximate_error * tolerance) & ~repaired
     shorter = _shorter_step(state, value, finite, first)
     stuck = ~accept & jnp.where(first, state.step == 0.0, shorter < MINIMISER.shortest_newton_step)
 
@@ -137,7 +153,27 @@ def _pass(
         count=state.count + 1,
         longest=jnp.where(accept & (length > state.longest), MINIMISER.newton_step_growth, 1.0) * state.longest,
         hessian=if_accepted(hessian, state.hessian) if with_hessian else None,
+        gradient=None if correction is None else if_accepted(gradient, state.gradient),
+        correction=None if correction is None else if_accepted(correction, state.correction),
     )
+
+
+def _corrected(state: _State, at: Vector, gradient: Vector, hessian: Matrix, known: Scalar) -> Matrix:
+    """The estimate (n, n) of the part that `hessian` leaves out, updated by the step to `at` where both ends of it are
+    `known`: the sum of both takes the step to the change of the gradient.
+
+    With s the step, y the change of the gradient, and r = y - (hessian + C) s,
+    C + (r y' + y r') / y's - r's y y' / (y's)^2.
+    """
+    s, y = at - state.z, gradient - state.gradient
+    r = y - (hessian + state.correction) @ s
+    slope = jnp.sum(y * s)
+    # A gradient that does not grow along the step comes from rounding, or from where the function is not convex.
+    usable = known & (slope > MINIMISER.secant_slope * jnp.sqrt(jnp.sum(y**2) * jnp.sum(s**2)))
+    y = jnp.where(usable, y / jnp.where(usable, slope, 1.0), 0.0)
+    mixed = r[:, None] * y[None, :]
+    update = mixed + mixed.T - jnp.sum(r * s) * y[:, None] * y[None, :]
+    return state.correction + jnp.where(usable, update, 0.0)
 
 
 def _solve(finite: Scalar, hessian: Matrix, right: Vector) -> tuple[Vector, Scalar]:

@@ -34,6 +34,13 @@ class MinimiserSettings:
     standard deviations away where a starting SD is far too small.
 
     **Source:** the growth of a trust region: Nocedal and Wright (2006), Numerical Optimization, algorithm 4.1."""
+    approximate_error: float = 0.1
+    """Error at the end of a search with approximate Hessians, in units of its tolerance for steps: the tolerance is one
+    for Newton's steps, after which the error is of the order of the square. Also the least ratio of the error to the
+    step before it: one small step says little."""
+    secant_slope: float = 0.01
+    """Cosine between a step and the change of the gradient along it, from which on the change is used for an estimate
+    of the Hessian."""
     shortest_newton_step: float = 1e-9
     """Step, as a fraction of the Newton step, below which the line search is given up: rounding allows no decrease."""
 
@@ -137,6 +144,11 @@ class ComputationSettings:
 class SolverSettings:
     """Solvers of differential equations in a model function (`solver_calls.py`)."""
 
+    most_terms: int = 16
+    """Most terms of a product of matrices that is computed as a sum."""
+    rows_of_a_row: int = 50
+    """Rows of a model in closed form that cost as much as a row of one that solves differential equations, in decisions
+    between time to compile and time to run: a choice of this package."""
     most_steps: int = 1000
     """Most steps of `jax.experimental.ode.odeint` from one time to the next, which has no limit itself: at a trial
     point where the equations are stiff, a fit would wait for millions. (diffrax has 4096 as its default, for all times

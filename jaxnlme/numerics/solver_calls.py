@@ -13,6 +13,7 @@ program without these rules, and with these further changes:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
 from jaxnlme.numerics.settings import SOLVERS
+from jaxnlme.numerics.solvers.odeint import odeint, odeint_arguments
 
 _LIBRARIES = ("equinox.", "diffrax.", "optimistix.", "lineax.")
 _ODEINT = "jax.experimental.ode"
@@ -43,6 +45,16 @@ def calls_solver(jaxpr: Jaxpr) -> bool:
         if name == "custom_jvp_call" or (name == "custom_vjp_call" and not _rule_of_solver(equation)):
             continue
         if any(calls_solver(inner.jaxpr) for inner in _programs(equation)):
+            return True
+    return False
+
+
+def solves_equations(jaxpr: Jaxpr) -> bool:
+    """True if a program has a loop over real numbers whose number of steps depends on values, anywhere in it."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "while" and any(map(_is_real, equation.outvars)):
+            return True
+        if any(solves_equations(inner.jaxpr) for inner in _programs(equation)):
             return True
     return False
 
@@ -100,7 +112,7 @@ def _parts(equations: Sequence[JaxprEqn], place: _Place) -> Iterator[JaxprEqn | 
     for equation in equations:
         name = equation.primitive.name
         of_odeint = name in _CHANGED_IN_ODEINT.get(place.odeint, ())
-        if of_odeint or name == "unvmap_any" or _is_changed(equation):
+        if of_odeint or name == "unvmap_any" or _is_small_product(equation) or _is_changed(equation):
             if unchanged:
                 yield unchanged
             unchanged = []
@@ -112,7 +124,7 @@ def _parts(equations: Sequence[JaxprEqn], place: _Place) -> Iterator[JaxprEqn | 
 
 
 def _is_changed(equation: JaxprEqn) -> bool:
-    if _is_check(equation) or _rule_of_solver(equation):
+    if _is_check(equation) or _rule_of_solver(equation) or _is_small_product(equation):
         return True
     if equation.primitive.name in ("custom_jvp_call", "custom_vjp_call"):
         return False  # derivative rules of others
@@ -134,6 +146,8 @@ def _unchanged(jaxpr: Jaxpr, equations: list[JaxprEqn], values: dict[Any, Any]) 
 def _changed(equation: JaxprEqn, inputs: list[Any], place: _Place) -> list[Any]:
     """The results of a call, a loop or a conditional with changed parts."""
     name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        return [_product(params, *inputs)]
     if name == "while":
         return _while(params, inputs, place)
     if name == "scan":
@@ -144,8 +158,33 @@ def _changed(equation: JaxprEqn, inputs: list[Any], place: _Place) -> list[Any]:
         return jax.lax.switch(inputs[0], branches, *inputs[1:])
     (program,) = _programs(equation)
     if name == "custom_vjp_call" and _rule_of_solver(equation) == _ODEINT:
+        arguments = odeint_arguments(equation, inputs)
+        if arguments is not None:
+            return [odeint(*arguments)]
         place = place._replace(odeint="solver")
     return _run(program, inputs, place)
+
+
+def _is_small_product(equation: JaxprEqn) -> bool:
+    """True for a product of matrices whose entries have few terms: XLA computes batches of sums faster."""
+    if equation.primitive.name != "dot_general":
+        return False
+    (left, _), (batch, _) = equation.params["dimension_numbers"]
+    terms = math.prod(equation.invars[0].aval.shape[k] for k in left)
+    return not batch and terms <= SOLVERS.most_terms
+
+
+def _product(params: dict[str, Any], left: Any, right: Any) -> Any:
+    """A product of matrices as a sum of outer products."""
+    (of_left, of_right), _ = params["dimension_numbers"]
+    n = len(of_left)
+    left, right = jnp.moveaxis(left, of_left, range(n)), jnp.moveaxis(right, of_right, range(n))
+    beside = (1,) * (right.ndim - n), (1,) * (left.ndim - n)
+    left = left.reshape(-1, *left.shape[n:], *beside[0])
+    right = right.reshape(-1, *beside[1], *right.shape[n:])
+    terms = [left[k] * right[k] for k in range(left.shape[0])]
+    dtype = params.get("preferred_element_type") or jnp.result_type(left, right)
+    return sum(terms[1:], terms[0]).astype(dtype)
 
 
 def _while(params: dict[str, Any], inputs: list[Any], place: _Place) -> list[Any]:

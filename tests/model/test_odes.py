@@ -201,6 +201,37 @@ def test_a_solver_that_fails_for_one_group_gives_nan_for_it(solver):
     assert np.isnan(value[1][-1])
 
 
+def test_models_that_solve_equations_are_known():
+    """Their programs are compiled with optimisation, and modes searched with first derivatives."""
+
+    def flag(f):
+        return jn.bind(jn.NLMEModel(f, PARAMETERS), table((3, 1))).density.solves_equations
+
+    assert flag(decay("odeint")) and flag(decay("default")) and not flag(decay_closed)
+
+
+@pytest.mark.parametrize("closure", [True, False])
+def test_odeint_gives_the_states_and_derivatives_of_jax(closure):
+    """Where the right-hand side reads whole numbers that are traced, by another way."""
+
+    def f(phi, x):
+        halves = jnp.sum(x.t > 0) if closure else 6
+        y = by_odeint(lambda t, y, p: -p[0] * y * halves / 6, jnp.stack([phi.c, 2.0 * phi.c]), x.t, phi.k)
+        return y[:, 0] + y[:, 1]
+
+    structural, _ = structural_of(f)
+    x = Record(("t",), (TIMES,))
+
+    def predicted(model, k, c):
+        return model(None, Record(("k", "c"), (k, c)), x, Record((), ()))
+
+    point = jnp.asarray(0.3), jnp.asarray(8.0)
+    plain = f(Record(("k", "c"), point), x)
+    value, slope = jax.jit(lambda k, c: jax.jvp(lambda k: predicted(structural, k, c), (k,), (jnp.ones(()),)))(*point)
+    np.testing.assert_allclose(value, plain, rtol=1e-12)
+    np.testing.assert_allclose(slope, -TIMES * plain, rtol=1e-6)
+
+
 def test_a_check_of_the_user_is_of_one_group():
     def f(phi, x):
         k = eqx.error_if(phi.k, phi.k < 0, "k must be positive")

@@ -187,3 +187,26 @@ def test_no_derivative_flows_through_the_start_of_a_search() -> None:
     a, b = jnp.array([0.7, -0.4]), jnp.asarray(0.6)
     slope = jax.jacfwd(lambda z0: _minimum((a, b), z0)[0])(jnp.array([0.3, 0.1]))
     assert np.asarray(slope) == pytest.approx(np.zeros((2, 2)))
+
+
+def misfit(z):
+    """Half a sum of squares with large residuals at its minimum."""
+    t = jnp.arange(6.0)
+    return 2.0 * jnp.exp(-0.5 * t * jnp.exp(z[0]) + z[1]) - jnp.asarray([2.5, 0.4, 1.1, 0.1, 0.5, -0.3])
+
+
+@pytest.mark.parametrize("start", [[0.0, 0.0], [1.5, -1.0]])
+def test_newton_with_the_hessian_of_gauss_and_newton_and_secants(start) -> None:
+    def expand(z):
+        jacobian = jax.jacfwd(misfit)(z)
+        return 0.5 * jnp.sum(misfit(z) ** 2), jacobian.T @ misfit(z), jacobian.T @ jacobian
+
+    def exact(z):
+        return value_gradient_hessian(lambda z: 0.5 * jnp.sum(misfit(z) ** 2), z)
+
+    start, zero = jnp.asarray(start), jnp.zeros(2)
+    z, found = newton(expand, start, zero, 100, 1e-6, approximate=True)
+    plain, without = newton(expand, start, zero, 100, 1e-6)
+    best, _ = newton(exact, start, zero, 100, 1e-8)
+    assert found.converged and float(jnp.max(jnp.abs(z - best))) < 1e-7
+    assert int(found.evaluations) < int(without.evaluations)

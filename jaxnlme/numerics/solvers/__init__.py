@@ -1,0 +1,1 @@
+"""Solvers of differential equations as programs for forward mode."""
