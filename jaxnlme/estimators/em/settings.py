@@ -42,8 +42,9 @@ class ScheduleSettings:
     """Iterations with full steps and with decreasing steps."""
     imp_warm_phases: tuple[int, int] = (5, 10)
     """The same, at most, from the result of an earlier fit."""
-    saem_max_iterations: int = 5000
-    """The option `max_iterations` where the user gives none, or twice the phases where that is more."""
+    saem_max_iterations: int = 20000
+    """The option `max_iterations` where the user gives none, or twice the phases where that is more. Two responses a
+    subject for three random effects, a dose-response curve with an exponent, needed 10,000 to 14,000."""
     imp_max_iterations: int = 2000
     """The same of IMP."""
     gain_exponent: float = 0.7

@@ -67,7 +67,7 @@ def nlmefitsa(
     - `ComputeStdErrors`: False; True fills `sebeta`, `covb` and what goes with them.
     - `Options`: a dictionary or record of statset fields: `Streams` (a seed or a JAX key, default 0: the same seed, the
       same numbers), `TolX` (1e-4; the Monte Carlo standard error of every estimate shall be below 500 TolX of its
-      standard error, that is 0.05, within 0.01 and 0.2), `MaxIter` (5000), `Display`, `FunValCheck`, `DerivStep` as of
+      standard error, that is 0.05, within 0.01 and 0.2), `MaxIter` (20000), `Display`, `FunValCheck`, `DerivStep` as of
       nlmefit, and `OutputFcn`: a function (beta, status, state) -> stop, or a list of them. If it is not given,
       `jaxnlme.nlmefitoutputfcn` plots in a window or a notebook, if there is one; None or [] means no output function.
       Burn-in iterations count from -NBurnIn to -1; `status.fval` is NaN, because SAEM does not compute the likelihood

@@ -56,7 +56,7 @@ def whole():
 
 
 def test_max_iterations_bounds_the_phases():
-    assert jn.SAEM().iterations == (100, 50, 50) and jn.SAEM().max_iterations == 5000
+    assert jn.SAEM().iterations == (100, 50, 50) and jn.SAEM().max_iterations == 20000
     assert jn.SAEM(max_iterations=100).iterations == (50, 25, 25)
     assert jn.SAEM(9000).max_iterations == 18_000
     assert sum(jn.IMP(max_iterations=16).iterations) == 16 and jn.IMP((3, 3), max_iterations=6).iterations == (3, 3)
