@@ -30,11 +30,11 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
 from provenance import about_this_process  # noqa: E402
 from results import FOLDER, Record, add_folder  # noqa: E402
+
+import jaxnlme as jn  # noqa: E402
 from trust_tables import plan_design as design_of  # noqa: E402
 from trust_tables.plan2012 import sets, with_defaults  # noqa: E402
 from trust_tables.plan_summary import markdown  # noqa: E402
-
-import jaxnlme as jn  # noqa: E402
 
 FILE, LEVELS, KINDS = "trust_coverage.json", (0.9, 0.95), ("wald", "profile", "bootstrap")
 QUANTILES = {0.9: 1.6448536269514722, 0.95: 1.959963984540054}

@@ -31,12 +31,12 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
 from provenance import about_this_process  # noqa: E402
 from results import FOLDER, add_folder  # noqa: E402
-from trust_tables import plan_design as design_of  # noqa: E402
-from trust_tables import plan_summary  # noqa: E402
-from trust_tables.plan_referee import Referee  # noqa: E402
 
 import jaxnlme as jn  # noqa: E402
 from jaxnlme.precision import x64  # noqa: E402
+from trust_tables import plan_design as design_of  # noqa: E402
+from trust_tables import plan_summary  # noqa: E402
+from trust_tables.plan_referee import Referee  # noqa: E402
 
 METHODS = ("focei", "laplace", "agq", "saem", "saemix")
 FILE = "trust_plan.csv"
