@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import sys
 import time
 from pathlib import Path
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print the tables from the rows on file")
     add_folder(parser)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; a run goes on with the rows that are not on file"))
     options.folder.mkdir(parents=True, exist_ok=True)
     for name in options.table:
         table = trust_tables.module(name)

@@ -345,7 +345,8 @@ _MADE: list[Made] = [
 
 def fits(containing: list[str] | None = None) -> Iterator[HardFit]:
     """The fits whose name or kind contains one of these; all without. Kinds take turns, so that an interrupted run has
-    some of each; those whose start has to be computed come last. Tables that no folder has are left out."""
+    some of each; curves with three random effects, which cost most, come after the others, and those whose start has
+    to be computed last. Tables that no folder has are left out."""
     computed = [make for make in _MADE if getattr(make, "func", None) is at_optimum]
     turns: dict[str, int] = {}
     ordered = []
@@ -353,7 +354,7 @@ def fits(containing: list[str] | None = None) -> Iterator[HardFit]:
         if fit is not None:
             turns[fit.hardness] = turns.get(fit.hardness, 0) + 1
             ordered.append((turns[fit.hardness], fit))
-    made = (fit for _, fit in sorted(ordered, key=lambda pair: pair[0]))
+    made = (fit for _, fit in sorted(ordered, key=lambda pair: (len(pair[1].random) > 2, pair[0])))
     for fit in itertools.chain(made, (make() for make in computed)):
         if fit is not None and (not containing or any(part in f"{fit.name} | {fit.hardness}" for part in containing)):
             yield fit
