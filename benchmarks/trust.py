@@ -46,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", nargs="+", choices=list(trust_tables.TABLES), default=list(trust_tables.TABLES))
     parser.add_argument("--programs", nargs="+", help="programs whose name contains one of these")
+    parser.add_argument("--skip", nargs="+", default=[], help="programs of exactly these names are left for later")
     parser.add_argument("--cases", nargs="+", help="cases whose name contains one of these")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop each table after these")
     parser.add_argument("--again", action="store_true", help="rows on file are made anew")

@@ -61,20 +61,23 @@ def says_so(fit: HardFit, answer: dict[str, Any]) -> bool:
     return re.search(fit.words, text, flags=re.IGNORECASE) is not None
 
 
-def judged(fit: HardFit, answers: dict[Program, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+def judged(
+    fit: HardFit, answers: dict[Program, dict[str, Any]], known: dict[str, float] | None = None
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
     """For each program's name `value`, `below` (the maximum of its function), `below_exact` (the exact maximum) and
-    `outcome`; and the maxima by function."""
+    `outcome`; and the maxima by function. Those `known` are climbed to no more."""
+    known = known or {}
     referee = Referee(fit)
     found = {program: estimates_of(answer) for program, answer in answers.items()}
     compared = fit.hardness == PUBLISHED  # the table of accuracy: by the exact likelihood only
     kinds = {program: "exact" if compared else program.kind(fit) or "exact" for program in answers}
     exact = {p: _value(referee, e, "exact") for p, e in found.items()}
-    tops = {"exact": _top(referee, "exact", exact, found)}
+    tops = {"exact": _top(referee, "exact", exact, found, known)}
     values, below = dict(exact), {p: tops["exact"] - exact[p] for p in found}
     for kind in ("laplace", "focei"):
         if any(kinds[p] == kind for p in found):
             of_kind = {p: _value(referee, e, kind) for p, e in found.items()}
-            tops[kind] = _top(referee, kind, of_kind, found)
+            tops[kind] = _top(referee, kind, of_kind, found, known)
             for p in found:
                 if kinds[p] == kind:
                     values[p], below[p] = of_kind[p], tops[kind] - of_kind[p]
