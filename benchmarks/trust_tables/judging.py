@@ -135,8 +135,16 @@ def _value(referee: Referee, estimates: Estimates | None, kind: str) -> float:
     return value if math.isfinite(value) else -math.inf
 
 
-def _top(referee: Referee, kind: str, values: dict[Program, float], found: dict[Program, Estimates | None]) -> float:
+def _top(
+    referee: Referee,
+    kind: str,
+    values: dict[Program, float],
+    found: dict[Program, Estimates | None],
+    known: dict[str, float],
+) -> float:
     """The highest value known of a function."""
+    if kind in known:
+        return max(known[kind], *values.values())
     starts = [dict(referee.fit.truth)] if kind == "exact" else []
     best = max(values, key=lambda p: values[p], default=None)
     if best is not None and (estimates := found[best]) is not None:
