@@ -15,7 +15,12 @@ from trust_tables.problem import Estimates, HardFit
 from trust_tables.tables import DESIGNS, Design, published
 
 OPTIMUM, FAR, SINGULAR, ZERO = "start at the optimum", "far start", "singular psi", "zero variance"
-UNIDENTIFIED, NAN, MODES, FLIP = "no single maximum", "group of NaN", "two modes in a group", "flip-flop"
+UNIDENTIFIED, NAN, MODES, FLIP = (
+    "parameters hardly or not identified",
+    "group of NaN",
+    "two modes in a group",
+    "flip-flop",
+)
 SHORT, UNITS, OUTLIER, NESTED = "too short a stochastic run", "units", "outliers", "nested, small variances"
 EXTREME = "extreme groups"
 KINDS = (
@@ -125,14 +130,21 @@ def bioavailability(seed: int) -> HardFit:
     return no_maximum(_with(base, curve="oral_fraction", beta=(*base.beta, -0.2), truth=truth))
 
 
-def low_doses(seed: int) -> HardFit:
-    """Doses far below the half-maximal one: only top / half is determined, both rise for ever."""
+def low_doses(seed: int, saturating: bool) -> HardFit:
+    """Doses far below the half-maximal one: little more than top / half is determined. Without saturation (a response
+    that curves upwards) the likelihood rises for ever as both grow; with it this table's maximum is finite."""
     design = Design(
         "emax", (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0), 20, (5.0, np.log(3000.0), np.log(2000.0)),
         {"top": 0.3, "half": 0.4}, 0.5,
     )  # fmt: skip
     beta = (6.0, float(np.log(30.0)), float(np.log(20.0)))
-    return no_maximum(made(design, "emax: doses far below ED50", UNIDENTIFIED, seed, beta=beta))
+    if saturating:
+        return made(design, "emax: doses far below ED50", UNIDENTIFIED, seed, beta=beta)
+
+    def upwards(table: Table) -> None:
+        table["y"] = table["y"] + 3.0 * table["t"] ** 2
+
+    return no_maximum(made(design, "emax: no saturation", UNIDENTIFIED, seed, change=upwards, beta=beta))
 
 
 def duplicate_column(seed: int) -> HardFit:
@@ -308,7 +320,8 @@ _MADE: list[Made] = [
     functools.partial(changed, "poisson", "no variance between groups", ZERO, 314, sds={"base": 0.0}),
     dyestuff2,
     functools.partial(bioavailability, 401),
-    functools.partial(low_doses, 402),
+    functools.partial(low_doses, 402, True),
+    functools.partial(low_doses, 402, False),
     functools.partial(duplicate_column, 403),
     functools.partial(single_rows, 404),
     functools.partial(separation, 405),
