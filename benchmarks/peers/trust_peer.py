@@ -144,7 +144,9 @@ def glmm(request: dict[str, Any], frame: pd.DataFrame) -> Answer:
         "sigma": float(np.sqrt(fit.dispersion)) if gaussian else None,
         "inner": float(np.sqrt(blocks[1][0])) if request["nested"] else None,
         "converged": bool(fit.converged),
-        "messages": [str(w) for w in fit.warnings] + (["singular fit"] if fit.singular else []),
+        "messages": [str(w) for w in fit.warnings]
+        + (["singular fit"] if fit.singular else [])
+        + (["aliased columns, coefficients NaN"] if np.any(fit.diagnostics["aliased"]) else []),
     }
 
 

@@ -68,7 +68,7 @@ def judge(fit: HardFit, rows: dict[str, dict[str, Any]], record: Record) -> None
         fit, {programs[name]: row["answer"] for name, row in rows.items()}, record.content["maxima"].get(fit.name)
     )
     for name, row in rows.items():
-        row |= found[name]
+        row |= found[name] | {"hardness": fit.hardness}
         row.pop("gain", None)
     record.content["maxima"][fit.name] = tops
     record.write()

@@ -145,7 +145,8 @@ def _top(
     """The highest value known of a function."""
     if kind in known:
         return max(known[kind], *values.values())
-    starts = [dict(referee.fit.truth)] if kind == "exact" else []
+    simulated = kind == "exact" and referee.fit.hardness != PUBLISHED
+    starts = [dict(referee.fit.truth)] if simulated else []
     best = max(values, key=lambda p: values[p], default=None)
     if best is not None and (estimates := found[best]) is not None:
         starts.insert(0, estimates)
