@@ -29,7 +29,7 @@ KINDS = (
 NO_MAXIMUM = (
     r"identif|singular|separat|not positive definite|no effect|collinear|rank|unbounded|infinite|diverg|no finite|"
     r"degenerate|ill-condition|not estimable|perfect|boundary|number of observations|dropp|alias|flat|dependent|"
-    r"nearly the same|no maximum|without bound|no information|left out"
+    r"nearly the same|no maximum|without bound|no information|left out|not determined|cannot be estimated"
 )
 
 Table = dict[str, np.ndarray]
