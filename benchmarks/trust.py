@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import sys
 import time
 from pathlib import Path
@@ -45,12 +46,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", nargs="+", choices=list(trust_tables.TABLES), default=list(trust_tables.TABLES))
     parser.add_argument("--programs", nargs="+", help="programs whose name contains one of these")
+    parser.add_argument("--skip", nargs="+", default=[], help="programs of exactly these names are left for later")
     parser.add_argument("--cases", nargs="+", help="cases whose name contains one of these")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop each table after these")
     parser.add_argument("--again", action="store_true", help="rows on file are made anew")
     parser.add_argument("--show", action="store_true", help="print the tables from the rows on file")
     add_folder(parser)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; a run goes on with the rows that are not on file"))
     options.folder.mkdir(parents=True, exist_ok=True)
     for name in options.table:
         table = trust_tables.module(name)

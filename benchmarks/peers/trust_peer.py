@@ -6,6 +6,8 @@ Starts are those of the request where the package takes them; maximum likelihood
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 import traceback
@@ -144,7 +146,9 @@ def glmm(request: dict[str, Any], frame: pd.DataFrame) -> Answer:
         "sigma": float(np.sqrt(fit.dispersion)) if gaussian else None,
         "inner": float(np.sqrt(blocks[1][0])) if request["nested"] else None,
         "converged": bool(fit.converged),
-        "messages": [str(w) for w in fit.warnings] + (["singular fit"] if fit.singular else []),
+        "messages": [str(w) for w in fit.warnings]
+        + (["singular fit"] if fit.singular else [])
+        + (["aliased columns, coefficients NaN"] if np.any(fit.diagnostics["aliased"]) else []),
     }
 
 
@@ -200,14 +204,16 @@ def main() -> None:
     """Answer requests until there are no more."""
     for line in sys.stdin:
         request = json.loads(line)
-        with warnings.catch_warnings(record=True) as warned:
+        printed = io.StringIO()  # mixedlm prints its messages
+        with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(printed):
             warnings.simplefilter("always")
             try:
                 out = FITTERS[request["program"]](request, frame_of(request))
             except Exception as error:
                 out = {"error": f"{type(error).__name__}: {error}"[:500], "trace": traceback.format_exc()[-1500:]}
         said = sorted({f"{w.category.__name__}: {w.message}"[:300] for w in warned})
-        out["messages"] = [text for text in [*out.get("messages", []), *said] if text]
+        texts = [*out.get("messages", []), *said, *printed.getvalue()[:600].splitlines()]
+        out["messages"] = [text for text in texts if text]
         if any(part in text.lower() for text in said for part in NOT_CONVERGED):
             out["converged"] = False
         print("ANSWER " + json.dumps(out, default=float), flush=True)

@@ -38,7 +38,7 @@ def section(name: str, folder: Path) -> str:
         parts.append(origin(results | {"rows": []}, file.name))
     spent = json.loads(minutes.read_text()).get(name) if minutes.exists() else None
     if spent:
-        parts.append(f"`python benchmarks/trust.py --table {name}`: {spent:.0f} minutes on two shared cores.")
+        parts.append(f"`python benchmarks/trust.py --table {name}`: {spent:.0f} minutes on file, on two shared cores.")
     details = getattr(module, "details", None)
     return "\n\n".join([*parts, "\n".join(lines), *(["\n".join(details())] if details is not None else [])])
 

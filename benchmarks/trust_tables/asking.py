@@ -42,7 +42,7 @@ def run(file: str, fits: Iterable[HardFit], options: argparse.Namespace) -> None
             for program in chosen(options.programs):
                 if time.monotonic() - began > options.seconds:
                     return
-                if program.kind(fit) is None or program.worker not in processes:
+                if program.kind(fit) is None or program.worker not in processes or program.name in options.skip:
                     continue
                 if program.name in rows and not options.again:
                     continue
@@ -64,9 +64,11 @@ def judge(fit: HardFit, rows: dict[str, dict[str, Any]], record: Record) -> None
     """The outcomes of a fit's rows, on file."""
     began = time.monotonic()
     programs = {program.name: program for program in chosen(None)}
-    found, tops = judged(fit, {programs[name]: row["answer"] for name, row in rows.items()})
+    found, tops = judged(
+        fit, {programs[name]: row["answer"] for name, row in rows.items()}, record.content["maxima"].get(fit.name)
+    )
     for name, row in rows.items():
-        row |= found[name]
+        row |= found[name] | {"hardness": fit.hardness}
         row.pop("gain", None)
     record.content["maxima"][fit.name] = tops
     record.write()
@@ -95,6 +97,7 @@ def rejudge(file: str, fits: Iterable[HardFit], folder: Path = FOLDER) -> None:
     record.rows[:] = before["rows"]
     for fit in fits:
         rows = {row["program"]: row for row in record.rows if row["case"] == fit.name}
+        record.content["maxima"].pop(fit.name, None)
         if rows:
             judge(fit, rows, record)
 

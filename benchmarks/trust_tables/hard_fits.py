@@ -15,7 +15,12 @@ from trust_tables.problem import Estimates, HardFit
 from trust_tables.tables import DESIGNS, Design, published
 
 OPTIMUM, FAR, SINGULAR, ZERO = "start at the optimum", "far start", "singular psi", "zero variance"
-UNIDENTIFIED, NAN, MODES, FLIP = "no single maximum", "group of NaN", "two modes in a group", "flip-flop"
+UNIDENTIFIED, NAN, MODES, FLIP = (
+    "parameters hardly or not identified",
+    "group of NaN",
+    "two modes in a group",
+    "flip-flop",
+)
 SHORT, UNITS, OUTLIER, NESTED = "too short a stochastic run", "units", "outliers", "nested, small variances"
 EXTREME = "extreme groups"
 KINDS = (
@@ -24,7 +29,7 @@ KINDS = (
 NO_MAXIMUM = (
     r"identif|singular|separat|not positive definite|no effect|collinear|rank|unbounded|infinite|diverg|no finite|"
     r"degenerate|ill-condition|not estimable|perfect|boundary|number of observations|dropp|alias|flat|dependent|"
-    r"nearly the same|no maximum|without bound|larger scale"
+    r"nearly the same|no maximum|without bound|no information|left out|not determined|cannot be estimated"
 )
 
 Table = dict[str, np.ndarray]
@@ -125,14 +130,21 @@ def bioavailability(seed: int) -> HardFit:
     return no_maximum(_with(base, curve="oral_fraction", beta=(*base.beta, -0.2), truth=truth))
 
 
-def low_doses(seed: int) -> HardFit:
-    """Doses far below the half-maximal one: only top / half is determined, both rise for ever."""
+def low_doses(seed: int, saturating: bool) -> HardFit:
+    """Doses far below the half-maximal one: little more than top / half is determined. Without saturation (a response
+    that curves upwards) the likelihood rises for ever as both grow; with it this table's maximum is finite."""
     design = Design(
         "emax", (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0), 20, (5.0, np.log(3000.0), np.log(2000.0)),
         {"top": 0.3, "half": 0.4}, 0.5,
     )  # fmt: skip
     beta = (6.0, float(np.log(30.0)), float(np.log(20.0)))
-    return no_maximum(made(design, "emax: doses far below ED50", UNIDENTIFIED, seed, beta=beta))
+    if saturating:
+        return made(design, "emax: doses far below ED50", UNIDENTIFIED, seed, beta=beta)
+
+    def upwards(table: Table) -> None:
+        table["y"] = table["y"] + 3.0 * table["t"] ** 2
+
+    return no_maximum(made(design, "emax: no saturation", UNIDENTIFIED, seed, change=upwards, beta=beta))
 
 
 def duplicate_column(seed: int) -> HardFit:
@@ -308,7 +320,8 @@ _MADE: list[Made] = [
     functools.partial(changed, "poisson", "no variance between groups", ZERO, 314, sds={"base": 0.0}),
     dyestuff2,
     functools.partial(bioavailability, 401),
-    functools.partial(low_doses, 402),
+    functools.partial(low_doses, 402, True),
+    functools.partial(low_doses, 402, False),
     functools.partial(duplicate_column, 403),
     functools.partial(single_rows, 404),
     functools.partial(separation, 405),
@@ -345,7 +358,8 @@ _MADE: list[Made] = [
 
 def fits(containing: list[str] | None = None) -> Iterator[HardFit]:
     """The fits whose name or kind contains one of these; all without. Kinds take turns, so that an interrupted run has
-    some of each; those whose start has to be computed come last. Tables that no folder has are left out."""
+    some of each; curves with three random effects, which cost most, come after the others, and those whose start has
+    to be computed last. Tables that no folder has are left out."""
     computed = [make for make in _MADE if getattr(make, "func", None) is at_optimum]
     turns: dict[str, int] = {}
     ordered = []
@@ -353,7 +367,7 @@ def fits(containing: list[str] | None = None) -> Iterator[HardFit]:
         if fit is not None:
             turns[fit.hardness] = turns.get(fit.hardness, 0) + 1
             ordered.append((turns[fit.hardness], fit))
-    made = (fit for _, fit in sorted(ordered, key=lambda pair: pair[0]))
+    made = (fit for _, fit in sorted(ordered, key=lambda pair: (len(pair[1].random) > 2, pair[0])))
     for fit in itertools.chain(made, (make() for make in computed)):
         if fit is not None and (not containing or any(part in f"{fit.name} | {fit.hardness}" for part in containing)):
             yield fit

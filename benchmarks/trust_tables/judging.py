@@ -19,6 +19,7 @@ from trust_tables.problem import Estimates, HardFit
 from trust_tables.programs import Program
 
 LIMIT, STOCHASTIC = 0.05, 0.1
+PUBLISHED = "published"
 RIGHT, WRONG, UNSURE, HONEST, CRASH = (
     "converged and right", "converged and wrong", "not converged though right", "honest failure", "crash",
 )  # fmt: skip
@@ -60,19 +61,23 @@ def says_so(fit: HardFit, answer: dict[str, Any]) -> bool:
     return re.search(fit.words, text, flags=re.IGNORECASE) is not None
 
 
-def judged(fit: HardFit, answers: dict[Program, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+def judged(
+    fit: HardFit, answers: dict[Program, dict[str, Any]], known: dict[str, float] | None = None
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
     """For each program's name `value`, `below` (the maximum of its function), `below_exact` (the exact maximum) and
-    `outcome`; and the maxima by function."""
+    `outcome`; and the maxima by function. Those `known` are climbed to no more."""
+    known = known or {}
     referee = Referee(fit)
     found = {program: estimates_of(answer) for program, answer in answers.items()}
-    kinds = {program: program.kind(fit) or "exact" for program in answers}
+    compared = fit.hardness == PUBLISHED  # the table of accuracy: by the exact likelihood only
+    kinds = {program: "exact" if compared else program.kind(fit) or "exact" for program in answers}
     exact = {p: _value(referee, e, "exact") for p, e in found.items()}
-    tops = {"exact": _top(referee, "exact", exact, found)}
+    tops = {"exact": _top(referee, "exact", exact, found, known)}
     values, below = dict(exact), {p: tops["exact"] - exact[p] for p in found}
     for kind in ("laplace", "focei"):
         if any(kinds[p] == kind for p in found):
             of_kind = {p: _value(referee, e, kind) for p, e in found.items()}
-            tops[kind] = _top(referee, kind, of_kind, found)
+            tops[kind] = _top(referee, kind, of_kind, found, known)
             for p in found:
                 if kinds[p] == kind:
                     values[p], below[p] = of_kind[p], tops[kind] - of_kind[p]
@@ -130,9 +135,18 @@ def _value(referee: Referee, estimates: Estimates | None, kind: str) -> float:
     return value if math.isfinite(value) else -math.inf
 
 
-def _top(referee: Referee, kind: str, values: dict[Program, float], found: dict[Program, Estimates | None]) -> float:
+def _top(
+    referee: Referee,
+    kind: str,
+    values: dict[Program, float],
+    found: dict[Program, Estimates | None],
+    known: dict[str, float],
+) -> float:
     """The highest value known of a function."""
-    starts = [dict(referee.fit.truth)] if kind == "exact" else []
+    if kind in known:
+        return max(known[kind], *values.values())
+    simulated = kind == "exact" and referee.fit.hardness != PUBLISHED
+    starts = [dict(referee.fit.truth)] if simulated else []
     best = max(values, key=lambda p: values[p], default=None)
     if best is not None and (estimates := found[best]) is not None:
         starts.insert(0, estimates)

@@ -105,7 +105,9 @@ def by_fit(request: dict[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
     model = jn.NLMEModel(CURVES[request["curve"]], parameters, request["psi"], "constant")
     data = jn.GroupedData.from_frame(frame, "g", "y", list(request["x"]))
     start = natural | {f"sd({n})": sd for n, sd in zip(random, request["sds"], strict=True)} | {"a": request["sigma"]}
-    fit = jn.fit(model, data, method(request["program"], request), start=start, progress=False)
+    program, _, several = request["program"].partition(", ")
+    starts = "multi" if several else None
+    fit = jn.fit(model, data, method(program, request), start=start, starts=starts, progress=False)
     beta = [float(np.log(fit.values[n])) if n in log else fit.values[n] for n in names]
     psi = np.asarray(fit.psi.loc[random, random]) if hasattr(fit.psi, "loc") else np.asarray(fit.psi)
     return {"beta": beta, "psi": psi.tolist(), "sigma": fit.values["a"], "converged": bool(fit.converged)} | {

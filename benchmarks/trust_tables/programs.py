@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,8 @@ OURS = "jaxnlme"
 class Program:
     """A row of the table: `name`; `worker` that runs it; `asked`, its name there; `nonlinear`, `linear`, `outcomes`:
     the function that it maximises on a Gaussian curve, a linear Gaussian model, and counts or categories ("exact",
-    "laplace", "focei" or "alternation"), None where it cannot express them; `stochastic`."""
+    "laplace", "focei" or "alternation"), None where it cannot express them; `stochastic`; `nested`: it can have two
+    levels; `kinds` of hard fits on which it is run, all where empty."""
 
     name: str
     worker: str
@@ -29,6 +31,7 @@ class Program:
     outcomes: str | None = None
     stochastic: bool = False
     nested: bool = False
+    kinds: tuple[str, ...] = ()
 
     def kind(self, fit: HardFit) -> str | None:
         """The function that is maximised for a fit; None where the program is not run on it."""
@@ -37,6 +40,8 @@ class Program:
         if fit.nested is not None and not self.nested:
             return None
         if self.asked == "glmm" and fit.psi == "diagonal" and len(fit.random) > 1:
+            return None
+        if self.kinds and fit.hardness not in self.kinds:
             return None
         if fit.family != "gaussian":
             ordinal = self.asked == "clmm" or self.worker == OURS
@@ -53,6 +58,13 @@ PROGRAMS = (
     Program("jaxnlme LME", OURS, "LME", "alternation", "exact"),
     Program("jaxnlme SAEM", OURS, "SAEM", "exact", "exact", "exact", stochastic=True),
     Program("jaxnlme lme", OURS, "lme", None, "exact", nested=True),
+    Program(
+        "jaxnlme FOCEI, several starts",
+        OURS,
+        "FOCEI, several starts",
+        "focei",
+        kinds=("far start", "flip-flop", "two modes in a group"),
+    ),
     Program("nlme", "R", "nlme", "alternation", "exact", nested=True),
     Program("lme4", "R", "lme4", "focei", "exact", "exact", nested=True),
     Program("ordinal clmm", "R", "clmm", None, None, "exact"),
@@ -79,7 +91,8 @@ def chosen(containing: list[str] | None) -> list[Program]:
 
 def workers() -> dict[str, Worker]:
     """The processes of the programs that are installed, by the name of the worker."""
-    found = {OURS: Worker([sys.executable, str(HERE / "ours.py")])}
+    cache = commands.cache_environment(Path(tempfile.gettempdir()) / "jaxnlme-trust-cache")
+    found = {OURS: Worker([sys.executable, str(HERE / "ours.py")], cache)}
     if commands.reason_missing("nlme") is None:
         found["R"] = Worker(["Rscript", str(HERE.parent / "peers" / "trust.R")])
     if commands.reason_missing("pynlme") is None:

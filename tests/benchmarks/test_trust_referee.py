@@ -147,3 +147,24 @@ def test_programs_are_not_asked_for_what_they_cannot_express(trust: SimpleNamesp
     curve = trust.fits.made(trust.tables.DESIGNS["oral"], "oral", "far start", 1)
     assert kind["nextstat FOCEI"](curve) == "focei" and kind["nlme"](curve) == "alternation"
     assert kind["nlme"](dataclasses.replace(curve, short=(1, 1, 1))) is None
+
+
+def test_answers_are_judged_by_the_highest_of_all(trust: SimpleNamespace) -> None:
+    """Of two programs one is at the maximum and one off it; a third one's answer has no estimates."""
+    fit, programs = line(trust), {p.name: p for p in trust.programs.PROGRAMS}
+    best, value = trust.maxima.maximum(trust.exact.Referee(fit), "exact", [fit.truth])
+    far = best | {"beta": [best["beta"][0] + 3.0, best["beta"][1]]}
+    answers = {
+        programs["nlme"]: best | {"converged": True},
+        programs["lme4"]: far | {"converged": True},
+        programs["glmm"]: {"error": "ValueError: no", "trace": 'File "/x/glmm/a.py"'},
+    }
+    rows, tops = trust.judging.judged(fit, answers)
+    assert tops["exact"] == pytest.approx(value, abs=1e-3)
+    assert [rows[p.name]["outcome"] for p in answers] == [
+        trust.judging.RIGHT, trust.judging.WRONG, trust.judging.HONEST,
+    ]  # fmt: skip
+    assert rows["lme4"]["below"] > 1.0
+    again, _ = trust.judging.judged(fit, answers, {"exact": value + 1.0})
+    assert again["nlme"]["below"] == pytest.approx(1.0, abs=1e-2)
+    assert trust.judging.local_gain(fit, answers[programs["nlme"]], programs["nlme"]) < 1e-2
