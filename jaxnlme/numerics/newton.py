@@ -165,6 +165,7 @@ def _corrected(state: _State, at: Vector, gradient: Vector, hessian: Matrix, kno
     With s the step, y the change of the gradient, and r = y - (hessian + C) s,
     C + (r y' + y r') / y's - r's y y' / (y's)^2.
     """
+    assert state.correction is not None and state.gradient is not None
     s, y = at - state.z, gradient - state.gradient
     r = y - (hessian + state.correction) @ s
     slope = jnp.sum(y * s)

@@ -170,7 +170,8 @@ def _is_small_product(equation: JaxprEqn) -> bool:
     if equation.primitive.name != "dot_general":
         return False
     (left, _), (batch, _) = equation.params["dimension_numbers"]
-    terms = math.prod(equation.invars[0].aval.shape[k] for k in left)
+    first: Any = equation.invars[0].aval
+    terms = math.prod(first.shape[k] for k in left)
     return not batch and terms <= SOLVERS.most_terms
 
 
@@ -184,7 +185,7 @@ def _product(params: dict[str, Any], left: Any, right: Any) -> Any:
     right = right.reshape(-1, *beside[1], *right.shape[n:])
     terms = [left[k] * right[k] for k in range(left.shape[0])]
     dtype = params.get("preferred_element_type") or jnp.result_type(left, right)
-    return sum(terms[1:], terms[0]).astype(dtype)
+    return jnp.asarray(sum(terms[1:], terms[0])).astype(dtype)
 
 
 def _while(params: dict[str, Any], inputs: list[Any], place: _Place) -> list[Any]:

@@ -16,6 +16,7 @@ from jaxnlme.estimators.core.base import no_information_on_beta
 from jaxnlme.estimators.core.objective import GroupValues, ObjectiveSums, sums_and_group_values, unflatten, weighted_sum
 from jaxnlme.estimators.lindstrom_bates.settings import CRITERIA
 from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint, Evaluator
+from jaxnlme.estimators.marginal.flat_directions import without_errors_of_differences
 from jaxnlme.estimators.marginal.objective import (
     AbstractObjective,
     Notify,
@@ -101,7 +102,7 @@ class LinearisedObjective(AbstractObjective):
         # A row of beta that was not differenced is the column of the rows that were: the matrix is symmetric.
         matrix[:p, p:] = matrix[p:, :p].T if no_priors else matrix[:p, p:]
         matrix = matrix[np.ix_(active, active)]
-        return 0.5 * (matrix + matrix.T)
+        return without_errors_of_differences(0.5 * (matrix + matrix.T), best, active, linearised_here)
 
     def hessian(self, best: EvaluatedPoint, active: np.ndarray, approximate_se: np.ndarray) -> np.ndarray:
         """The information of the linearised model, with zeros between beta and the other parameters, to which beta is

@@ -29,6 +29,7 @@ from jaxnlme.estimators.core.correlation_bounds import bounds_of_correlation, po
 from jaxnlme.estimators.core.zero_variances import entries_of, vanished_parts
 from jaxnlme.estimators.marginal.boundary import fix_zeroed, leave_boundary, set_to_zero, variances_at_zero
 from jaxnlme.estimators.marginal.convergence import Convergence, assess
+from jaxnlme.estimators.marginal.flat_directions import has_doubtful_direction
 from jaxnlme.estimators.marginal.limits import move_to_best, restore_correlation
 from jaxnlme.estimators.marginal.modes import adopt_modes_of_rule
 from jaxnlme.estimators.marginal.session import Session
@@ -105,7 +106,8 @@ def _rounds(session: Session, with_information: bool) -> tuple[np.ndarray | None
         before = session.x
         decrement = _newton_steps(session, active, matrix)
         moves_in_se = np.abs(session.x[active] - before[active]) * np.sqrt(np.abs(np.diag(matrix)))
-        if np.max(moves_in_se, initial=0.0) > CRITERIA.max_newton_move:
+        # Beside the maximum the curvature of a direction without information is that of the slope which is left there.
+        if np.max(moves_in_se, initial=0.0) > CRITERIA.max_newton_move or has_doubtful_direction(matrix):
             matrix = session.hessian(active)
         return matrix, active, decrement
     return None, _active(session), np.inf

@@ -11,6 +11,7 @@ import numpy as np
 from jaxnlme.errors import Status
 from jaxnlme.estimators.core.objective import GroupValues, partial_sums
 from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint, Evaluator
+from jaxnlme.estimators.marginal.flat_directions import without_errors_of_differences
 from jaxnlme.estimators.marginal.settings import CRITERIA, DIFFERENCES
 
 
@@ -144,7 +145,7 @@ class AbstractSumObjective(AbstractObjective):
         """Central differences of the exact gradient, which need no other program (that of the Hessian would take many
         times as long to compile)."""
         matrix = gradient_differences(best, active, active, self.evaluate, approximate_se)
-        return 0.5 * (matrix + matrix.T)
+        return without_errors_of_differences(0.5 * (matrix + matrix.T), best, active, self.evaluate)
 
     def stopping_criterion(
         self, best: EvaluatedPoint, matrix: np.ndarray | None, active: np.ndarray, decrement: float

@@ -136,6 +136,19 @@ class DifferenceSettings:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class FlatDirectionCriteria:
+    """Small eigenvalues of an information matrix from differences (`flat_directions.py`)."""
+
+    doubtful_eigenvalue: float = 1e-3
+    """Eigenvalue, of the matrix scaled to unit diagonal, below which it is computed again: differences with a step of
+    1% of a parameter have errors of up to 1e-4."""
+    step: float = 1e-2
+    """Step along the eigenvector, in standard errors at fixed other parameters: what remains is its fourth power."""
+    least_share: float = 1e-2
+    """Share of the eigenvalue that must be left then: a direction with information keeps all of it."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class BoundaryCriteria:
     """Variances that are set to zero (`boundary.py`; also in batched refits)."""
 
@@ -219,6 +232,7 @@ STARTING_SCALES = StartingScaleSettings()
 CRITERIA = ConvergenceCriteria()
 ROUNDS = RoundSettings()
 DIFFERENCES = DifferenceSettings()
+FLAT = FlatDirectionCriteria()
 BOUNDARY = BoundaryCriteria()
 RAYS = RaySettings()
 RESTRICTED = RestrictedSettings()
