@@ -105,4 +105,4 @@ def test_warfarin_with_its_effect(reference: Path) -> None:
     fit = jn.fit(model, data, "focei", progress=False).throw()
     assert fit.converged
     # this package's own maximum, reached from starts that are off by a tenth to a factor of two
-    assert published_cases.CASES["ferx_warfarin_focei"].objective_of(fit.log_likelihood, data) <= 1482.1114 + OBJECTIVE
+    assert published_cases.CASES["ferx_warfarin_focei"].objective_of(fit.log_likelihood, data) <= 1491.1416 + OBJECTIVE
