@@ -188,7 +188,8 @@ class SAEM(AbstractStochastic):
       "linearised".
     - `tolerance`: the largest Monte Carlo error of an estimate, relative to its standard error. Sampling ends at a
       third of it where a round of 2,000 iterations reaches that.
-    - `max_iterations`: of all phases including those added; None: 20000, or twice `iterations` where that is more. Of
+    - `max_iterations`: of all phases including those added; None: 20000, with `replicates` 5000, or twice `iterations`
+      where that is more. Of
       fewer, the phases that `iterations=None` stands for are shortened in proportion. The 50 iterations after the
       phases, which assess the result, are always run; up to 42 iterations that draw samples for the Fit come last and
       are not counted.
@@ -245,8 +246,10 @@ class SAEM(AbstractStochastic):
         if not annealing < 1.0:
             raise OptionError(f"SAEM: annealing is a number in [0, 1); received {shown(annealing)}.")
         self.method = StochasticMethod("SAEM")
+        # Replicates run until the last one ends: one at another maximum would hold up the others.
+        default = SCHEDULE.saem_max_iterations if replicates == 1 else SCHEDULE.saem_max_iterations_of_replicates
         self.max_iterations, self.iterations = iteration_limits(
-            "SAEM", max_iterations, SCHEDULE.saem_max_iterations, iterations, saem_phase_lengths
+            "SAEM", max_iterations, default, iterations, saem_phase_lengths
         )
         self.chains = None if chains is None else check_whole_number("SAEM: chains", chains, 1)
         self.moves = Moves() if moves is None else moves

@@ -45,6 +45,8 @@ class ScheduleSettings:
     saem_max_iterations: int = 20000
     """The option `max_iterations` where the user gives none, or twice the phases where that is more. Two responses a
     subject for three random effects, a dose-response curve with an exponent, needed 10,000 to 14,000."""
+    saem_max_iterations_of_replicates: int = 5000
+    """The same with several replicates."""
     imp_max_iterations: int = 2000
     """The same of IMP."""
     gain_exponent: float = 0.7

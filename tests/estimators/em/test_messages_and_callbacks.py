@@ -58,7 +58,7 @@ def whole():
 def test_max_iterations_bounds_the_phases():
     assert jn.SAEM().iterations == (100, 50, 50) and jn.SAEM().max_iterations == 20000
     assert jn.SAEM(max_iterations=100).iterations == (50, 25, 25)
-    assert jn.SAEM(12_000).max_iterations == 24_000
+    assert jn.SAEM(12_000).max_iterations == 24_000 and jn.SAEM(replicates=2).max_iterations == 5000
     assert sum(jn.IMP(max_iterations=16).iterations) == 16 and jn.IMP((3, 3), max_iterations=6).iterations == (3, 3)
     with pytest.raises(jn.OptionError, match="SAEM: max_iterations is 5, fewer than the 9"):
         jn.SAEM((3, 3, 3), max_iterations=5)
