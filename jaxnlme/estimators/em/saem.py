@@ -189,10 +189,9 @@ class SAEM(AbstractStochastic):
     - `tolerance`: the largest Monte Carlo error of an estimate, relative to its standard error. Sampling ends at a
       third of it where a round of 2,000 iterations reaches that.
     - `max_iterations`: of all phases including those added; None: 20000, with `replicates` 5000, or twice `iterations`
-      where that is more. Of
-      fewer, the phases that `iterations=None` stands for are shortened in proportion. The 50 iterations after the
-      phases, which assess the result, are always run; up to 42 iterations that draw samples for the Fit come last and
-      are not counted.
+      where that is more. Of fewer, the phases that `iterations=None` stands for are shortened in proportion. The 50
+      iterations after the phases, which assess the result, are always run; up to 42 iterations that draw samples for
+      the Fit come last and are not counted.
     - `annealing`: in an iteration of the first phase a variance falls to no less than `annealing` times its last value.
 
     **Raises:** OptionError for values out of range.
