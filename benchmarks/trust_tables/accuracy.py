@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from reporting.cells import table as markdown
 from results import FOLDER
 
 from trust_tables import asking
@@ -120,9 +121,5 @@ def table() -> list[str]:
     if not rows:
         return []
     names = [name for name in PUBLISHED if any(case == name for case, _ in rows)]
-    lines = ["| program | " + " | ".join(names) + " |", "| :-- |" + " --: |" * len(names)]
-    for program in PROGRAMS:
-        cells = [cell(rows.get((name, program.name))) for name in names]
-        if any(cells):
-            lines.append(f"| {program.name} | " + " | ".join(cells) + " |")
-    return lines
+    body = [[program.name, *(cell(rows.get((name, program.name))) for name in names)] for program in PROGRAMS]
+    return markdown(["program", *names], [row for row in body if any(row[1:])]).split("\n")

@@ -29,12 +29,12 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
 from provenance import about_this_process  # noqa: E402
+from reporting.cells import table as markdown  # noqa: E402
 from results import FOLDER, Record, add_folder  # noqa: E402
 
 import jaxnlme as jn  # noqa: E402
 from trust_tables import plan_design as design_of  # noqa: E402
-from trust_tables.plan2012 import sets, with_defaults  # noqa: E402
-from trust_tables.plan_summary import markdown  # noqa: E402
+from trust_tables.plan2012 import run_and_print, sets, with_defaults  # noqa: E402
 
 FILE, LEVELS, KINDS = "trust_coverage.json", (0.9, 0.95), ("wald", "profile", "bootstrap")
 QUANTILES = {0.9: 1.6448536269514722, 0.95: 1.959963984540054}
@@ -217,12 +217,5 @@ def small_table(folder: Path = FOLDER) -> list[str]:
     return [markdown(["design, 95% intervals", "sets", "typical values", "psi", "b"], body)]
 
 
-def main() -> None:
-    options = parser().parse_args()
-    if not options.table:
-        run(options)
-    print("\n".join(table(options.folder)))
-
-
 if __name__ == "__main__":
-    main()
+    run_and_print(parser().parse_args(), run, table)

@@ -6,9 +6,11 @@ import argparse
 from collections import Counter
 from typing import Any
 
+from reporting.cells import table as markdown
 from results import FOLDER
 
 from trust_tables import asking, hard_fits
+from trust_tables.hard_fit_kinds import KINDS
 from trust_tables.judging import LIMIT, OUTCOMES, WRONG
 from trust_tables.programs import PROGRAMS
 
@@ -39,11 +41,11 @@ def table() -> list[str]:
     rows = asking.read(FILE, FOLDER)["rows"]
     if not rows:
         return []
-    lines = ["| program | fits | " + " | ".join(OUTCOMES) + " |", "| :-- |" + " --: |" * (len(OUTCOMES) + 1)]
+    body = []
     for name, of in counts(rows).items():
-        cells = [f"{of[o]} ({of['far']})" if o == WRONG and of[o] else str(of[o]) for o in OUTCOMES]
-        lines.append(f"| {name} | {of['fits']} | " + " | ".join(cells) + " |")
-    return lines
+        numbers = [f"{of[o]} ({of['far']})" if o == WRONG and of[o] else str(of[o]) for o in OUTCOMES]
+        body.append([name, str(of["fits"]), *numbers])
+    return markdown(["program", "fits", *OUTCOMES], body).split("\n")
 
 
 def cell(row: dict[str, Any] | None) -> str:
@@ -70,7 +72,7 @@ def details() -> list[str]:
     )
     lines = [explanation, ""]
     lines += ["| kind | fit | " + " | ".join(names) + " |", "| :-- | :-- |" + " :-- |" * len(names)]
-    for kind in hard_fits.KINDS:
+    for kind in KINDS:
         for hardness, case in cases:
             if hardness == kind:
                 cells = [cell(rows.get((case, name))) for name in names]

@@ -20,7 +20,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,12 +192,14 @@ def small_table(folder: Path = FOLDER) -> list[str]:
     return plan_summary.small(plan_summary.read(folder / FILE)) if (folder / FILE).exists() else []
 
 
-def main() -> None:
-    options = parser().parse_args()
+def run_and_print(
+    options: argparse.Namespace, run: Callable[[argparse.Namespace], None], table: Callable[[Path], list[str]]
+) -> None:
+    """Run a study, unless only its section is asked for, and print the section."""
     if not options.table:
         run(options)
     print("\n".join(table(options.folder)))
 
 
 if __name__ == "__main__":
-    main()
+    run_and_print(parser().parse_args(), run, table)

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from reporting.cells import table as markdown
+
 from trust_tables.plan_design import DESIGNS, STARTS, names, truth
 
 Row = dict[str, Any]
@@ -98,12 +100,6 @@ def judged(table: Table, design: str, method: str) -> dict[str, Any]:
         "reasons": {k: row["reason"] for k, row in sorted(true.items()) if row["converged"] != 1},
         "below": {start: below_saemix(table, design, method, start) for start in STARTS},
     }
-
-
-def markdown(header: list[str], body: list[list[str]]) -> str:
-    """A table: the first column aligned left."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _errors_table(table: Table, design: str) -> str:
