@@ -21,17 +21,23 @@ def trust() -> Iterator[SimpleNamespace]:
     """The modules of the referee, imported as the scripts of that folder import them."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        from trust_tables import exact_likelihood, hard_fits, judging, maxima, programs, tables
+        from trust_tables import exact_likelihood, hard_fit_kinds, hard_fits, judging, maxima, programs, tables
 
         yield SimpleNamespace(
-            exact=exact_likelihood, fits=hard_fits, judging=judging, maxima=maxima, programs=programs, tables=tables
+            exact=exact_likelihood,
+            kinds=hard_fit_kinds,
+            fits=hard_fits,
+            judging=judging,
+            maxima=maxima,
+            programs=programs,
+            tables=tables,
         )
     finally:
         sys.path.remove(str(BENCHMARKS))
 
 
 def line(trust: SimpleNamespace, key: str = "line") -> Any:
-    return trust.fits.made(trust.tables.DESIGNS[key], key, "far start", 7)
+    return trust.kinds.made(trust.tables.DESIGNS[key], key, "far start", 7)
 
 
 def normal(y: np.ndarray, mean: np.ndarray, cov: np.ndarray) -> float:
@@ -115,7 +121,7 @@ def test_outcomes(trust: SimpleNamespace) -> None:
     assert judging.outcome(fit, {"error": "ValueError: y has NaN", "trace": inside}, False) == judging.HONEST
     assert judging.outcome(fit, {"error": "ValueError: bad", "trace": 'File "/x/scipy/a.py"'}, False) == judging.CRASH
     assert judging.outcome(fit, {"crash": "no answer within 120 seconds"}, False) == judging.CRASH
-    none = dataclasses.replace(fit, expects="none", words=trust.fits.NO_MAXIMUM)
+    none = dataclasses.replace(fit, expects="none", words=trust.kinds.NO_MAXIMUM)
     ours = "Converged: the information matrix is positive definite."
     assert judging.outcome(none, converged | {"messages": [ours]}, True) == judging.WRONG
     assert judging.outcome(none, converged | {"messages": ["Singular direction: cl, vol"]}, True) == judging.RIGHT
@@ -127,16 +133,16 @@ def test_the_list_has_forty_fits_and_no_name_twice(trust: SimpleNamespace) -> No
     fits = [make() for make in trust.fits._MADE if not is_optimum(trust, make)]
     made = [fit for fit in fits if fit is not None]
     assert len(trust.fits._MADE) >= 40 and len({fit.name for fit in made}) == len(made)
-    assert {fit.hardness for fit in made} | {trust.fits.OPTIMUM} == set(trust.fits.KINDS)
+    assert {fit.hardness for fit in made} | {trust.kinds.OPTIMUM} == set(trust.kinds.KINDS)
     for fit in made:
         assert fit.to_json()["beta"] == fit.beta
         missing = not all(np.all(np.isfinite(v)) for v in fit.columns.values() if v.dtype.kind == "f")
-        assert missing == (fit.hardness == trust.fits.NAN)
+        assert missing == (fit.hardness == trust.kinds.NAN)
 
 
 def is_optimum(trust: SimpleNamespace, make: Any) -> bool:
     """A fit whose start has to be computed."""
-    return getattr(make, "func", None) is trust.fits.at_optimum
+    return getattr(make, "func", None) is trust.kinds.at_optimum
 
 
 def test_programs_are_not_asked_for_what_they_cannot_express(trust: SimpleNamespace) -> None:
@@ -144,7 +150,7 @@ def test_programs_are_not_asked_for_what_they_cannot_express(trust: SimpleNamesp
     ordinal, linear = line(trust, "ordinal"), line(trust)
     assert kind["ordinal clmm"](ordinal) == "exact" and kind["lme4"](ordinal) is None
     assert kind["jaxnlme AGQ"](ordinal) == "exact" and kind["nextstat LMM"](linear) is None
-    curve = trust.fits.made(trust.tables.DESIGNS["oral"], "oral", "far start", 1)
+    curve = trust.kinds.made(trust.tables.DESIGNS["oral"], "oral", "far start", 1)
     assert kind["nextstat FOCEI"](curve) == "focei" and kind["nlme"](curve) == "alternation"
     assert kind["nlme"](dataclasses.replace(curve, short=(1, 1, 1))) is None
 
