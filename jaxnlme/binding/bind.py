@@ -55,6 +55,7 @@ from jaxnlme.model.individual_parameters import check_names
 from jaxnlme.model.networks import networks
 from jaxnlme.model.params import Params, check_params
 from jaxnlme.model.residual_error.abstract import AbstractError
+from jaxnlme.numerics.arrays import on_device
 from jaxnlme.precision import x64
 from jaxnlme.signatures import public
 
@@ -262,14 +263,20 @@ def bind(
 
 
 def _solves_equations(density: Density, start: Params, bucket: Group) -> bool:
-    """True for a model function that solves differential equations."""
+    """True for a model function that solves differential equations; by tracing one group."""
+    found = []
+
+    def trace(start: Params, group: Group) -> None:
+        phi = density.phi(start, jnp.zeros(density.n_effects), group)
+        found.append(density.structural.solves_equations(start.free, phi, group.x, group.v))
+
     with x64():
-        group = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), bucket)
+        group = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), bucket)
         try:
-            phi = density.phi(start, jnp.zeros(density.n_effects), group)
+            jax.eval_shape(trace, on_device(start), group)
         except Exception:  # of the user's function for individual parameters: the dry run reports it
             return False
-        return density.structural.solves_equations(start.free, phi, group.x, group.v)
+    return found[0]
 
 
 def _effect_distribution(

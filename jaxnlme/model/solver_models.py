@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.core import Tracer
@@ -32,10 +32,17 @@ class SolverProgram:
         return carry_out(ClosedJaxpr(self.program.jaxpr, values[:n]), values[n:])
 
 
-# By model function: for each kind of arguments its program, None for a function without a solver, or _NEW_EVERY_TIME
-# where it reads traced values that are no arguments.
-_KNOWN: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
-_NEW_EVERY_TIME = object()
+class _Known(NamedTuple):
+    """A model function traced for arguments of one kind: its `program`, None for a function without a solver; whether
+    it `solves_equations`; `reads_traced`: it reads traced values that are no arguments, and is traced every time."""
+
+    program: SolverProgram | None
+    solves_equations: bool
+    reads_traced: bool
+
+
+# By model function and kind of arguments.
+_KNOWN: weakref.WeakKeyDictionary[Any, dict[Any, _Known]] = weakref.WeakKeyDictionary()
 
 
 def solver_program(call: Callable[..., Any], fn: Any, arguments: tuple[Any, ...]) -> SolverProgram | None:
@@ -45,32 +52,37 @@ def solver_program(call: Callable[..., Any], fn: Any, arguments: tuple[Any, ...]
 
     **Arguments:** `call(*arguments)`: calls the model function; `fn`: the function, by which what is known is kept.
     """
+    known = _known(call, fn, arguments)
+    return None if known is None else known.program
+
+
+def solves_differential_equations(call: Callable[..., Any], fn: Any, arguments: tuple[Any, ...]) -> bool:
+    """True for a model function that computes with a loop whose number of steps depends on values, by a solver that it
+    calls or inside `jn.pkpd.ode`; false where it cannot be traced, which the first evaluation reports.
+
+    **Arguments:** as of `solver_program`.
+    """
+    known = _known(call, fn, arguments)
+    return known is not None and known.solves_equations
+
+
+def _known(call: Callable[..., Any], fn: Any, arguments: tuple[Any, ...]) -> _Known | None:
+    """The record of a model function, traced where it was not before; None where it cannot be traced."""
     leaves, tree = jax.tree.flatten(arguments)
     try:
-        known = _KNOWN.setdefault(fn, {})
+        of_function = _KNOWN.setdefault(fn, {})
     except TypeError:  # a callable that cannot be referred to weakly: known for as long as it is called
-        known = {}
+        of_function = {}
     key = (tree, tuple(map(jax.typeof, leaves)), str(jax.numpy.result_type(float)))
-    if key not in known:
-        try:
-            program = _traced(call, arguments)
-        except Exception:  # raised again where the function itself is called, and traced again the next time
-            return None
-        reads_traced = program is not None and any(isinstance(c, Tracer) for c in program.program.consts)
-        known[key] = _NEW_EVERY_TIME if reads_traced else program
-        return program
-    return _traced(call, arguments) if known[key] is _NEW_EVERY_TIME else known[key]
-
-
-def _traced(call: Callable[..., Any], arguments: tuple[Any, ...]) -> SolverProgram | None:
-    program, outputs = jax.make_jaxpr(call, return_shape=True)(*arguments)
-    return SolverProgram(program, outputs) if calls_solver(program.jaxpr) else None
-
-
-def solves_differential_equations(call: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
-    """True for a model function that computes with a loop whose number of steps depends on values, by a solver that it
-    calls or inside `jn.pkpd.ode`; false where it cannot be traced, which the first evaluation reports."""
+    if key in of_function and not of_function[key].reads_traced:
+        return of_function[key]
     try:
-        return solves_equations(jax.make_jaxpr(call)(*arguments).jaxpr)
-    except Exception:  # raised again where the function is evaluated, with the advice of the dry run
-        return False
+        program, outputs = jax.make_jaxpr(call, return_shape=True)(*arguments)
+    except Exception:  # raised again where the function itself is called, and traced again the next time
+        return None
+    solver = SolverProgram(program, outputs) if calls_solver(program.jaxpr) else None
+    reads_traced = solver is not None and any(isinstance(c, Tracer) for c in program.consts)
+    found = _Known(solver, solves_equations(program.jaxpr), reads_traced)
+    # A program that reads traced values is not kept beyond their trace.
+    of_function[key] = found._replace(program=None) if reads_traced else found
+    return found

@@ -54,7 +54,7 @@ class Structural(eqx.Module):
 
     def solves_equations(self, free: Any, phi: Record, x: Record, v: Record) -> bool:
         """True if a row of predictions is the end of hundreds of steps: the function solves differential equations."""
-        return solves_differential_equations(self._call, (free, phi, x, v))
+        return solves_differential_equations(self._call, self.fn, (free, phi, x, v))
 
     def _call(self, free: Any, phi: Record, x: Record, v: Record) -> Any:
         fn = with_arrays(self.fn, part_of(free, "structure"))

@@ -112,7 +112,7 @@ def _parts(equations: Sequence[JaxprEqn], place: _Place) -> Iterator[JaxprEqn | 
     for equation in equations:
         name = equation.primitive.name
         of_odeint = name in _CHANGED_IN_ODEINT.get(place.odeint, ())
-        if of_odeint or name == "unvmap_any" or _is_small_product(equation) or _is_changed(equation):
+        if of_odeint or name == "unvmap_any" or _is_changed(equation):
             if unchanged:
                 yield unchanged
             unchanged = []

@@ -109,11 +109,13 @@ def _failed_groups(session: Session) -> list[str]:
     sentences = []
     for code in sorted(all_codes - {int(Status.ok), int(Status.no_observations)}):
         which = has_weight & (codes == code)
-        if code in (Status.mode_not_found, Status.not_a_maximum) and (flat := _flat_modes(session, which)):
-            sentences.append(flat)
-            which = which & ~_is_flat(session)
-            if not session.processes.any(which.any()):
-                continue
+        if code in (Status.mode_not_found, Status.not_a_maximum):
+            flat = which & _is_flat(session)
+            if labels := _labels(session, flat):
+                sentences.append(_flat_modes(labels))
+                which = which & ~flat
+                if not session.processes.any(which.any()):
+                    continue
         look_for = kink_sentence if code == Status.mode_not_found else non_finite_sentence
         because = _errors_of_model(session, look_for, groups=which)
         on_kink = because and code == Status.mode_not_found
@@ -137,11 +139,8 @@ def _is_flat(session: Session) -> np.ndarray:
     return finite & (smallest < ROUNDS.flat_mode)
 
 
-def _flat_modes(session: Session, which: np.ndarray) -> str:
-    """A sentence on those of the groups `which` (groups,) bool whose mode is flat; empty if there are none."""
-    labels = _labels(session, which & _is_flat(session))
-    if not labels:
-        return ""
+def _flat_modes(labels: str) -> str:
+    """The sentence on groups whose mode is flat."""
     return (
         f"Group {labels}: the joint density is flat along a direction at its mode, where that mode merges with another "
         "point of slope zero. The determinant of the Hessian is zero there and Laplace's approximation has no upper "

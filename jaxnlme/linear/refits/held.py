@@ -50,16 +50,12 @@ class HeldFixedEffect:
         """The value that stands for a bound of the parameter, None for values away from any."""
         return None
 
-    def values_at_estimate(self) -> np.ndarray:
-        """All reported values of the fit."""
-        return reported_values(self.fit, self.fit)
-
     def at(self, value: float) -> HeldPoint:
         """The maximum with the effect at `value`."""
         X, j = self.fit.model.fixed.matrix, self.position
         found = refit(self.fit, self.fit.model.y - value * X[:, j], np.delete(X, j, axis=1))
         if not found.converged:
-            return HeldPoint(value, np.nan, "not converged", np.full(len(self.values_at_estimate()), np.nan))
+            return HeldPoint(value, np.nan, "not converged", np.full(len(self.fit.values), np.nan))
         values = np.insert(reported_values(self.fit, found), j, value)
         return HeldPoint(value, 2.0 * (self.fit.log_likelihood - found.log_likelihood), "converged", values)
 
@@ -127,10 +123,6 @@ class HeldVariance:
         """For a standard deviation estimated as zero, a small one, on the real line."""
         return float(np.log(self._small()))
 
-    def values_at_estimate(self) -> np.ndarray:
-        """All reported values of the fit."""
-        return reported_values(self.fit, self.fit)
-
     def at(self, value: float) -> HeldPoint:
         """The maximum with the parameter at `value`."""
         target = float(self.to_real(value))
@@ -146,10 +138,9 @@ class HeldVariance:
                 if best is not None and not self.off_zero.any():
                     break
         if best is None:
-            return HeldPoint(value, np.nan, "not converged", np.full(len(self.values_at_estimate()), np.nan))
+            return HeldPoint(value, np.nan, "not converged", np.full(len(self.fit.values), np.nan))
         self.solutions[target] = best[1]
-        half_minus_log = best[0]
-        return HeldPoint(value, 2.0 * half_minus_log, "converged", self._values(best[1]))
+        return HeldPoint(value, 2.0 * best[0], "converged", self._values(best[1]))
 
     def _values(self, point: np.ndarray) -> np.ndarray:
         """All reported values at theta and log sigma."""

@@ -105,6 +105,7 @@ class _Trace:
         )
         self.estimate = float(wald.loc[name, "estimate"])
         self.points: list[HeldPoint] = []
+        self._zetas: dict[float, float] = {}
         self.limits, self.notes = [np.nan, np.nan], ["", ""]
         real = self.held.to_real(wald.loc[name, ["lower", "upper"]].to_numpy(float))
         spread = float(real[1] - real[0]) / 2.0
@@ -120,50 +121,55 @@ class _Trace:
         if self.at_zero:
             self.limits[0], self.notes[0] = 0.0, "estimated as zero"
         else:
-            self.points.append(HeldPoint(self.estimate, 0.0, "converged", self.held.values_at_estimate()))
+            self.points.append(HeldPoint(self.estimate, 0.0, "converged", np.array([*self.fit.values.values()])))
+            self._zetas[float(self.held.to_real(self.estimate))] = 0.0
             self._limit(0, -1.0)
         self._limit(1, 1.0)
 
     def _zeta(self, real: float) -> float:
-        """The root of the deviance at a value held, on the real line."""
-        point = self.held.at(float(self.held.to_natural(real)))
-        self.points.append(point)
-        return float(np.sqrt(max(point.deviance, 0.0))) if np.isfinite(point.deviance) else np.nan
+        """The root of the deviance at a value held, on the real line; NaN where it was not maximised. A point is
+        computed once."""
+        if real not in self._zetas:
+            point = self.held.at(float(self.held.to_natural(real)))
+            self.points.append(point)
+            self._zetas[real] = float(np.sqrt(np.maximum(point.deviance, 0.0)))
+        return self._zetas[real]
 
     def _limit(self, end: int, sign: float) -> None:
-        """Find one limit: bracket it by doubling steps from the estimate, then by Brent's method."""
+        """Find one limit: a bracket, then Brent's method within it."""
         from scipy.optimize import brentq
 
-        start = self.held.start() if self.at_zero else float(self.held.to_real(self.estimate))
-        inside, step = start, self.step
-        half = self._zeta(start + sign * 0.5 * step)  # one point between estimate and limit, for the picture
-        if np.isfinite(half) and half < self.quantile:
-            inside = start + sign * 0.5 * step
-        for _ in range(LINEAR_PROFILE.doublings):
-            outside = start + sign * step
-            bound = self.held.bound(outside)
-            outside = outside if bound is None else float(self.held.to_real(bound))
-            zeta = self._zeta(outside)
-            if np.isnan(zeta):
-                self.notes[end] = f"{_END[end]} limit: a point on the way was not maximised"
-                return
-            if zeta >= self.quantile:
-                break
-            if bound is not None:
-                self.limits[end] = self.held.lowest if end == 0 else self.held.highest
-                self.notes[end] = f"{_END[end]} limit is the bound of the parameter"
-                return
-            inside, step = outside, 2.0 * step
-        else:
-            self.limits[end] = -np.inf if end == 0 and self.held.lowest == -np.inf else self.limits[end]
-            self.notes[end] = f"{_END[end]} limit was not reached"
-            return
         try:
-            root = brentq(self._above, inside, outside, xtol=LINEAR_PROFILE.tolerance * self.step)
+            bracket = self._bracket(end, sign)
+            if bracket is None:
+                return
+            root = brentq(self._above, *bracket, xtol=LINEAR_PROFILE.tolerance * self.step)
         except _NotMaximised:
             self.notes[end] = f"{_END[end]} limit: a point on the way was not maximised"
             return
         self.limits[end] = float(self.held.to_natural(root))
+
+    def _bracket(self, end: int, sign: float) -> tuple[float, float] | None:
+        """Points on the real line inside and outside the interval, by doubling steps from the estimate; None, with a
+        note, where the interval reaches a bound of the parameter, or no limit was passed."""
+        start = self.held.start() if self.at_zero else float(self.held.to_real(self.estimate))
+        inside, step = start, self.step
+        half = start + sign * 0.5 * step  # one point between estimate and limit, for the picture
+        if self._zeta(half) < self.quantile:
+            inside = half
+        for _ in range(LINEAR_PROFILE.doublings):
+            outside = start + sign * step
+            bound = self.held.bound(outside)
+            outside = outside if bound is None else float(self.held.to_real(bound))
+            if self._above(outside) >= 0.0:
+                return inside, outside
+            if bound is not None:
+                self.limits[end] = self.held.lowest if end == 0 else self.held.highest
+                self.notes[end] = f"{_END[end]} limit is the bound of the parameter"
+                return None
+            inside, step = outside, 2.0 * step
+        self.notes[end] = f"{_END[end]} limit was not reached"
+        return None
 
     def _above(self, real: float) -> float:
         zeta = self._zeta(real)
