@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.arguments import check_choice, check_count, check_number
-from jaxnlme.errors import ModelError, OptionError, check_whole_number, near_matches, shown, some
+from jaxnlme.errors import OptionError, check_whole_number, near_matches, shown
 from jaxnlme.likelihood.conditional_mode import conditional_mode
 from jaxnlme.likelihood.curvature import exact, gauss_newton
 from jaxnlme.likelihood.group_result import GroupResult, group_result
@@ -25,6 +25,8 @@ from jaxnlme.likelihood.integrals import (
 )
 from jaxnlme.likelihood.mode import ModeSearch
 from jaxnlme.likelihood.nested_quadrature import check_nodes, nested_quadrature
+from jaxnlme.likelihood.requirements import require_gaussian_moments, require_linearisable
+from jaxnlme.likelihood.settings import INTEGRATION
 from jaxnlme.likelihood.unit_layout import UnitLayout
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.effects import require_untransformed
@@ -33,35 +35,6 @@ from jaxnlme.numerics.block_arrow import factored_dense
 from jaxnlme.numerics.implicit import barrier
 from jaxnlme.signatures import public
 from jaxnlme.typing import Scalar, Vector
-
-
-def require_gaussian_moments(name: str, density: Density) -> None:
-    """Check that the outcome has Gaussian moments (a mean and a scale), which the method called `name` needs.
-
-    **Raises:** ModelError where it has none.
-    """
-    error = density.error
-    if not error.has_gaussian_moments:
-        of_endpoints = zip(getattr(error, "labels", ()), getattr(error, "members", ()), strict=True)
-        without = [f"that of endpoint {label!r}" for label, member in of_endpoints if not member.has_gaussian_moments]
-        raise ModelError(
-            f"{name} needs a Gaussian residual model (a mean and a scale), and {some(without) or 'this outcome'} has "
-            f"none ({error.formula}); use 'laplace', jn.AGQ(...) or jn.ImportanceSampling(...), with curvature='exact'."
-        )
-
-
-def require_linearisable(name: str, density: Density) -> None:
-    """Check that the outcome is Gaussian in every row, for a method called `name` that linearises the model.
-
-    **Raises:** ModelError where it has no Gaussian moments, or the density of a row follows from limits of
-    quantification.
-    """
-    require_gaussian_moments(name, density)
-    if density.error.is_limited:
-        raise ModelError(
-            f"{name} linearises the model and has no likelihood for censored responses "
-            f"({density.error.formula}); use 'laplace', 'focei', jn.AGQ(...), jn.ImportanceSampling(...) or 'saem'."
-        )
 
 
 class LikelihoodApproximation(eqx.Module):
@@ -112,7 +85,7 @@ class LikelihoodApproximation(eqx.Module):
         if not self.at_mode:
             require_untransformed(self.name, density)
         if density.levels is not None and isinstance(self.integral, GaussHermite) and self.integral.nodes > 1:
-            check_nodes(self.integral.nodes, density)
+            check_nodes(self.integral.nodes, density, self.integral.passes > 0)
 
     def scale_prediction(self, density: Density, params: Params, group: Group) -> Any:
         """The prediction at z = 0, from which the residual scale is computed; None where the scale depends on z."""
@@ -247,15 +220,26 @@ def Laplace(
 
 @public("jn.AGQ")
 def AGQ(
-    nodes: int = 5, *, curvature: str = "exact", mode_steps: int = 100, mode_tolerance: float = 1e-6
+    nodes: int = 5,
+    *,
+    centre: str = "mode",
+    curvature: str = "exact",
+    mode_steps: int = 100,
+    mode_tolerance: float = 1e-6,
 ) -> LikelihoodApproximation:
     """Adaptive Gauss-Hermite quadrature (AGQ); with one node it is Laplace's approximation.
 
-    **Arguments:** `nodes`: per random effect, nodes ** random points for each group; `curvature`: "exact" or
-    "gauss-newton", for the scaling of the nodes; `mode_steps`, `mode_tolerance`: as for `Laplace`.
+    **Arguments:** `nodes`: per random effect, nodes ** random points for each group; `centre`: "mode", nodes around the
+    conditional mode, spread by the curvature there; or "moments", two more passes with nodes around the posterior mean,
+    spread by the posterior covariance, each by the nodes before: three times the cost, and fewer nodes where a
+    posterior has a long tail or several modes; `curvature`: "exact" or "gauss-newton", for the scaling of the nodes
+    around modes; `mode_steps`, `mode_tolerance`: as for `Laplace`.
     **Returns:** a LikelihoodApproximation, a method of `jn.fit`.
-    **Raises:** OptionError unless nodes is a whole number of at least 1; for more than 50,000 points when evaluated.
-    **Source:** Pinheiro and Bates (1995), J Comput Graph Stat 4, 12-35, section 2.4.
+    **Raises:** OptionError unless nodes is a whole number of at least 1, or 3 with "moments"; for more than 50,000
+    points, and for "moments" with nested levels, when evaluated.
+    **Source:** Pinheiro and Bates (1995), J Comput Graph Stat 4, 12-35, section 2.4; Naylor and Smith (1982), Applied
+    Statistics 31, 214-225, and Rabe-Hesketh, Skrondal and Pickles (2005), Journal of Econometrics 128, 301-323, for
+    moments.
 
     **Example:**
 
@@ -264,9 +248,17 @@ def AGQ(
     ```
     """
     nodes = check_whole_number("AGQ: nodes", nodes, 1)
-    return LikelihoodApproximation(
-        f"AGQ({nodes})", True, True, curvature, GaussHermite(nodes), mode_search(mode_steps, mode_tolerance)
-    )
+    check_choice("AGQ: centre", centre, ("mode", "moments"))
+    name, passes = f"AGQ({nodes})", 0
+    if centre == "moments":
+        if nodes < INTEGRATION.moment_nodes:
+            raise OptionError(
+                f"AGQ: centre='moments' takes a covariance from the nodes, and needs {INTEGRATION.moment_nodes} or "
+                f"more for each effect; received nodes={nodes}."
+            )
+        name, passes = f"AGQ({nodes}, centre='moments')", INTEGRATION.moment_passes
+    search = mode_search(mode_steps, mode_tolerance)
+    return LikelihoodApproximation(name, True, True, curvature, GaussHermite(nodes, passes=passes), search)
 
 
 @public("jn.ImportanceSampling")

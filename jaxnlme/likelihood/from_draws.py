@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.errors import OptionError, Status, near_matches, shown
-from jaxnlme.likelihood.approximations import require_linearisable
 from jaxnlme.likelihood.group_result import GroupResult
 from jaxnlme.likelihood.integrals import GaussHermite, ImportanceIntegral, MonteCarloError, no_monte_carlo_error
 from jaxnlme.likelihood.lindstrom_bates import model_of_tangent, tangent_from_draws
+from jaxnlme.likelihood.requirements import require_linearisable
 from jaxnlme.likelihood.settings import INTEGRATION
 from jaxnlme.model.density import Density, Group
 from jaxnlme.model.params import Params

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnlme.arguments import check_count
-from jaxnlme.likelihood.approximations import mode_search, require_linearisable
+from jaxnlme.likelihood.approximations import mode_search
 from jaxnlme.likelihood.conditional_mode import search_mode
 from jaxnlme.likelihood.group_result import GroupResult, group_result
 from jaxnlme.likelihood.integrals import no_monte_carlo_error
@@ -28,6 +28,7 @@ from jaxnlme.likelihood.mode import ModeSearch
 from jaxnlme.likelihood.nested import NestedGroup, is_nested
 from jaxnlme.likelihood.nested_linear_mixed_model import NestedTangent, nested_linear_mixed_model, nested_tangent
 from jaxnlme.likelihood.one_pass import OnePassGroup, one_pass_to_order
+from jaxnlme.likelihood.requirements import require_linearisable
 from jaxnlme.likelihood.settings import INTEGRATION
 from jaxnlme.model import derivatives
 from jaxnlme.model.density import Density, Group

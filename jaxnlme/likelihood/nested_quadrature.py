@@ -33,13 +33,18 @@ from jaxnlme.numerics.settings import COMPUTATION
 from jaxnlme.typing import Scalar, Vector
 
 
-def check_nodes(nodes: int, density: Density) -> None:
+def check_nodes(nodes: int, density: Density, by_moments: bool = False) -> None:
     """Check that quadrature with `nodes` per effect is possible for a model with nested levels.
 
-    **Raises:** OptionError for too many points, and for units that are not separable.
+    **Raises:** OptionError for too many points, for units that are not separable, and for nodes placed `by_moments`.
     """
     levels = density.levels
     assert levels is not None
+    if by_moments:
+        raise OptionError(
+            "AGQ: centre='moments' is for one level of random effects, and this model has "
+            f"{len(levels.levels)}; use jn.AGQ({nodes}) with centre='mode'."
+        )
     if not levels.separable:
         raise OptionError(
             f"AGQ({nodes}) integrates the units of {levels.innermost.name!r} one by one, which this model does not "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from scipy.special import gammaln, logsumexp
 
 import jaxnlme as jn
 from jaxnlme.binding.bind import bind
+from jaxnlme.estimators.core.objective import flatten, partial_sums
 from jaxnlme.model.residual_error.base import AbstractError
-from tests.problems import OUTCOMES, decay, decay_rate, hazard, log_rate, ragged, results, values
+from tests.problems import OUTCOMES, decay, decay_rate, hazard, log_rate, ragged, results, slopes, values
 
 NORMAL = -0.5 * np.log(2.0 * np.pi)
 
@@ -91,6 +93,8 @@ def test_quadrature_converges_to_the_integral(effects: int) -> None:
     # scaled by another curvature, quadrature converges to the same limit, more slowly
     gauss_newton = values(binding.problem, jn.AGQ(NODES[effects][2], curvature="gauss-newton"), binding.start)
     assert gauss_newton == pytest.approx(expected, abs=1e-6)
+    moments = values(binding.problem, jn.AGQ(NODES[effects][2], centre="moments"), binding.start)
+    assert moments == pytest.approx(expected, abs=1e-8)
     check_importance_sampling(binding, expected)
 
 
@@ -193,6 +197,58 @@ def test_outcomes_without_gaussian_moments_are_refused(error: AbstractError, app
         jn.ModelError, match=rf"^{approximation.name.replace('(', '.').replace(')', '.')} needs a Gaussian"
     ):
         jn.log_likelihood(model, bind(model, data).start, data, approximation)
+
+
+def hyperbola(phi, x):
+    """Response to a dose."""
+    return 5.0 + phi.a * x.t / (phi.c + x.t)
+
+
+def test_nodes_around_posterior_moments() -> None:
+    """Doses below a half of the half-maximal one: the posterior of maximum and half-maximal dose is a curved ridge, of
+    which the curvature at the mode knows little."""
+    rng = np.random.default_rng(3)
+    group, t = np.repeat(np.arange(6), 3), np.tile([0.0, 1.0, 5.0], 6)
+    f = 5.0 + 30.0 * np.exp(0.7 * rng.normal(size=6))[group] * t / (10.0 + t)
+    data = jn.GroupedData.from_arrays(f * (1 + 0.1 * rng.normal(size=18)), group, {"t": t})
+    parameters = [jn.Parameter("a", 30.0, "log", random=True), jn.Parameter("c", 10.0, "log", random=True)]
+    psi = np.array([[0.6, 0.2], [0.2, 0.9]])
+    binding = bind(jn.NLMEModel(hyperbola, parameters, "full", jn.error.proportional(0.1), psi=psi), data)
+    lower = np.linalg.cholesky(psi)
+
+    def log_density(y, x, z):
+        b = z @ lower.T
+        f = 5.0 + 30.0 * np.exp(b[:, :1]) * x["t"] / (10.0 * np.exp(b[:, 1:]) + x["t"])
+        return gaussian(y, f, 0.1 * f)
+
+    expected = brute_force(data, log_density, 160, 2)
+    errors = {}
+    for centre in ("mode", "moments"):
+        found = [values(binding.problem, jn.AGQ(n, centre=centre), binding.start) for n in (7, 15, 31)]
+        errors[centre] = [float(np.max(np.abs(value - expected))) for value in found]
+    assert errors["moments"][0] < 0.5 * errors["mode"][0]
+    assert errors["moments"][1] < 0.5 * errors["mode"][1]
+    assert errors["moments"][2] < 1e-4  # it converges to the integral; the limit is that of 31 nodes on this ridge
+
+    method = jn.AGQ(7, centre="moments")
+    x = np.asarray(flatten(binding.start))
+    _, gradient = slopes(binding.problem, method, binding.start, x[None])
+    step = 1e-4  # of a central difference of a smooth function: its error is about 1e-8 of third derivatives
+    around = np.concatenate([x + step * np.eye(len(x)), x - step * np.eye(len(x))])
+    value, _ = slopes(binding.problem, method, binding.start, around)
+    differences = (value[: len(x)] - value[len(x) :]) / (2 * step)
+    np.testing.assert_allclose(gradient[0], differences, rtol=0, atol=1e-6 * np.abs(differences).max())
+    problem = jax.tree.map(jnp.asarray, binding.problem)
+    modes = jnp.zeros((problem.n_groups, problem.density.n_effects))
+    score = partial_sums(problem, (method, binding.start, x), modes)[0].gradient
+    np.testing.assert_allclose(-score, gradient[0], rtol=0, atol=1e-9 * np.abs(gradient).max())
+
+
+def test_options_of_nodes_around_posterior_moments() -> None:
+    with pytest.raises(jn.OptionError, match=r"needs 3 or more for each effect; received nodes=2"):
+        jn.AGQ(2, centre="moments")
+    with pytest.raises(jn.OptionError, match=r"AGQ: centre"):
+        jn.AGQ(5, centre="mean")
 
 
 def test_too_many_nodes_are_refused() -> None:

@@ -318,6 +318,8 @@ def test_carry_over_takes_the_dense_path():
     assert not jn.bind(model, data).density.levels.separable
     with pytest.raises(jn.OptionError, match="integrates the units of 'occ' one by one"):
         jn.log_likelihood(model, model.params(data), data, jn.AGQ(5))
+    with pytest.raises(jn.OptionError, match="centre='moments' is for one level of random effects, and this model has"):
+        jn.log_likelihood(model, model.params(data), data, jn.AGQ(5, centre="moments"))
 
 
 @pytest.mark.parametrize("method", ["laplace", "focei"])

@@ -12,8 +12,8 @@ from jaxnlme.binding.bind import Binding
 from jaxnlme.binding.placement import PlacedProblem
 from jaxnlme.binding.problem import Problem
 from jaxnlme.estimators.core.objective import weighted_sum
-from jaxnlme.likelihood.approximations import require_linearisable
 from jaxnlme.likelihood.lindstrom_bates import model_of_tangent, tangent_from_draws
+from jaxnlme.likelihood.requirements import require_linearisable
 from jaxnlme.model.derivatives import linearise
 from jaxnlme.model.params import Params
 

@@ -16,9 +16,9 @@ from jaxnlme.estimators.core.base import AbstractEstimator
 from jaxnlme.estimators.em.m_step import Schedule
 from jaxnlme.estimators.em.options import check_common_options, iteration_limits, saem_phase_lengths
 from jaxnlme.estimators.em.settings import COMPUTING, SAMPLING, SCHEDULE
-from jaxnlme.likelihood.approximations import require_linearisable
 from jaxnlme.likelihood.from_draws import AbstractFromDraws, likelihood_from_draws
 from jaxnlme.likelihood.mode import ModeSearch
+from jaxnlme.likelihood.requirements import require_linearisable
 from jaxnlme.model.density import Density
 from jaxnlme.model.effect_distribution import require_gaussian_effects
 from jaxnlme.sampling.metropolis import Moves
