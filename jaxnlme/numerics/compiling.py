@@ -16,6 +16,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jaxnlme.numerics.settings import COMPUTATION
 
@@ -42,9 +43,9 @@ def compiler_options(level: int | None, backend: str, heavy: bool = False) -> di
 
     On a CPU, programs without fusion emitters compile in half the time and, run fifty times, are as fast; loops of
     hundreds of iterations need more than twice the time (0.6 against 0.25 ms on 108 chains of 10 rows), so programs
-    with much work (`heavy`) use emitters. Without optimisation (level 0) programs compile in half the time again, and
-    run two to three times slower; at level 1 they compile in four fifths of the time and run as fast, if small. Jaxlib
-    from 0.11.1 on always uses emitters.
+    with much work (`heavy`) use emitters, unless they are long (`_Program`). Without optimisation (level 0) programs
+    compile in half the time again, and run two to three times slower; at level 1 they compile in four fifths of the
+    time and run as fast, if small. Jaxlib from 0.11.1 on always uses emitters.
 
     **Arguments:** `level`: of optimisation, None for XLA's default; `backend`: "cpu", "gpu", ...; `heavy`: with fusion
     emitters.
@@ -58,22 +59,29 @@ def compiler_options(level: int | None, backend: str, heavy: bool = False) -> di
 @functools.cache
 def _compiled(fn: Callable, level: int | None, backend: str, heavy: bool) -> _Program:
     options = compiler_options(level, backend, heavy)
+    of_long = _compiled(fn, level, backend, False) if options != compiler_options(level, backend) else None
     plain = jax.jit(fn, compiler_options=options)
     filtered = eqx.filter_jit(fn, compiler_options=options)  # pyright: ignore[reportCallIssue]
-    return _Program(plain, filtered)
+    return _Program(plain, filtered, of_long)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Program:
     """A jitted function, by jax.jit and by eqx.filter_jit; the latter separates arrays from other leaves in Python,
-    some 0.1 ms a call, which is not needed if all are arrays."""
+    some 0.1 ms a call, which is not needed if all are arrays. `of_long`: the same without fusion emitters, for long
+    programs, None where there is no choice; JAX traces for both once."""
 
     plain: Any
     filtered: Any
+    of_long: _Program | None = None
 
     def _for(self, args: tuple) -> Any:
         all_arrays = all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in jax.tree.leaves(args))
-        return self.plain if all_arrays else self.filtered
+        if not all_arrays:
+            return self.filtered
+        if self.of_long is None or n_equations(self.plain.trace(*args).jaxpr) < COMPUTATION.long_program:
+            return self.plain
+        return self.of_long.plain
 
     def __call__(self, *args: Any) -> Any:
         return self._for(args)(*args)
@@ -81,6 +89,21 @@ class _Program:
     def lower(self, *args: Any) -> Any:
         """The traced program, which `.compile()` compiles for later calls."""
         return self._for(args).lower(*args)
+
+
+@functools.lru_cache(maxsize=16)
+def n_equations(program: ClosedJaxpr) -> int:
+    """Number of equations of a traced program, with those of the programs inside it."""
+
+    def count(jaxpr: Jaxpr) -> int:
+        inner = (part for equation in jaxpr.eqns for part in jax.tree.leaves(tuple(equation.params.values())))
+        return len(jaxpr.eqns) + sum(_count_of(part) for part in inner)
+
+    def _count_of(part: Any) -> int:
+        part = part.jaxpr if isinstance(part, ClosedJaxpr) else part
+        return count(part) if isinstance(part, Jaxpr) else 0
+
+    return count(program.jaxpr)
 
 
 @contextlib.contextmanager
