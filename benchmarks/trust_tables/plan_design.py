@@ -13,6 +13,7 @@ import functools
 import os
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -45,7 +46,7 @@ def hill(phi, x):
     """Sigmoid curve of the dose; the response is E0 at dose zero."""
     given = x.dose > 0
     log_dose = jnp.log(jnp.where(given, x.dose, 1.0))
-    effect = phi.Emax / (1.0 + jnp.exp(phi.gamma * (jnp.log(phi.ED50) - log_dose)))
+    effect = phi.Emax * jax.nn.sigmoid(phi.gamma * (log_dose - jnp.log(phi.ED50)))
     return phi.E0 + jnp.where(given, effect, 0.0)
 
 
