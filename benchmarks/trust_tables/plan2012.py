@@ -82,7 +82,7 @@ class Rows:
         """One more row, on disk at once."""
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, (*FIELDS, *design_of.COLUMNS), restval="")
+            writer = csv.DictWriter(file, (*FIELDS, *design_of.COLUMNS), restval="", lineterminator="\n")
             if new:
                 writer.writeheader()
             writer.writerow({k: f"{v:.8g}" if isinstance(v, float) else v for k, v in row.items()})
