@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
 from jaxnlme.errors import ModelError, OptionError, near_matches, shown
 from jaxnlme.pkpd.ode_model import ODEModel, ode
 from jaxnlme.pkpd.phi_names import first_of, missing_parameters, values_by_name
@@ -67,7 +69,8 @@ def michaelis_menten(
     def michaelis_menten_rates(t: Any, y: Record, phi: Record) -> dict[str, Any]:
         p = read(phi)
         concentration = y.central / p["V"]
-        loss = p["VM"] * concentration / (p["KM"] + concentration)
+        # A numerical solution may be below zero by its tolerance; the rate drives it back there, without a pole at -KM.
+        loss = p["VM"] * concentration / (p["KM"] + jnp.where(concentration < 0, -concentration, concentration))
         if "CL" in p:
             loss = loss + p["CL"] * concentration
         rates = {"central": -loss}

@@ -147,6 +147,56 @@ def test_a_stiff_solver_gives_the_same():
         assert np.allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
+def saturable_decline(start, vm, km, times):
+    """Concentrations without absorption, from km log(c) + c = km log(start) + start - vm t, by Newton's method in
+    log(c)."""
+    right = km * np.log(start) + start - vm * times
+    u = np.where(right > 0, np.log(np.maximum(right, 1e-300)), right / km)
+    for _ in range(200):
+        u = u - (km * u + np.exp(u) - right) / (km + np.exp(u))
+    return np.exp(u)
+
+
+@pytest.mark.parametrize("vm, km", [(9.0, 0.2), (9.0, 1e-4), (9.0, 1e-8), (9e4, 2.0), (9e8, 2.0)])
+def test_saturable_elimination_however_fast(vm, km):
+    """Rates vm / km up to 1e9 per hour: the solution, and its derivatives in log(vm) and log(km), are those of the
+    closed form. The explicit method alone would need up to 1e10 steps."""
+    model = jn.pkpd.michaelis_menten(1)
+    times = np.array([0.0, 0.5, 2.0, 3.5, 8.0, 12.0, 13.0, 20.0])
+    x, v = group([{"TIME": 0.0, "EVID": 1, "AMT": 100.0}], times)
+
+    def fn(p):
+        values = (jnp.exp(p[0]), jnp.exp(p[1]), jnp.asarray(1.0))
+        return model(Record(("VM", "KM", "V"), values, "parameter"), x, v)
+
+    value, slopes = jax.jit(lambda p: (fn(p), jax.jacfwd(fn)(p)))(jnp.log(jnp.array([vm, km])))
+    # A fast decline from 100 is resolved to the tolerance of a step, 1e-8 of the size of the state.
+    assert np.allclose(value, saturable_decline(100.0, vm, km, times), rtol=1e-6, atol=1e-6)
+    step = 1e-4
+    for k in range(2):
+        up, down = (np.array([vm, km]) * np.exp(sign * step * (np.arange(2) == k)) for sign in (1, -1))
+        difference = (saturable_decline(100.0, *up, times) - saturable_decline(100.0, *down, times)) / (2 * step)
+        assert np.abs(slopes[:, k] - difference).max() < 1e-5 * np.abs(difference).max() + 1e-5
+
+
+def test_two_states_of_which_one_is_fast():
+    """A fast exchange between compartments, closed form by eigenvalues; the same in other units of one state."""
+
+    def rates(t, y, phi):
+        forth, back = phi.K12 * y.central, phi.K21 * y.other / phi.UNIT
+        return {"central": back - forth - 0.1 * y.central, "other": phi.UNIT * (forth - back)}
+
+    model = jn.pkpd.ode(rates, ["central", "other"], "central")
+    x, v = group([{"TIME": 0.0, "EVID": 1, "AMT": 100.0}])
+    for unit in (1.0, 1e6):
+        phi = Record(("K12", "K21", "UNIT"), (jnp.asarray(4e5), jnp.asarray(1e5), jnp.asarray(unit)), "parameter")
+        matrix = np.array([[-4e5 - 0.1, 1e5], [4e5, -1e5]])
+        values, vectors = np.linalg.eig(matrix)
+        weights = np.linalg.solve(vectors, [100.0, 0.0])
+        expected = [100.0, *((vectors[0] * np.exp(values * t)) @ weights for t in TIMES[1:])]
+        assert np.allclose(jax.jit(model)(phi, x, v), expected, rtol=1e-6)
+
+
 def test_initial_values_and_columns_of_the_data():
     """Without doses a turnover model stays at its baseline; a column of the data drives it away, in closed form."""
 

@@ -109,10 +109,10 @@ def step(tableau: Tableau, field: Field, s: Any, h: Any, y: StatePartials, first
     """
     ks = [first]
     for i in range(1, len(tableau.b)):
-        start = _plus(y, h, combination(tableau.a[i, :i], ks))
+        start = plus(y, h, combination(tableau.a[i, :i], ks))
         at = s + tableau.c[i] * h
         ks.append(_implicit_stage(field, at, start, tableau.a[i, i] * h) if tableau.a[i, i] else field(at, start))
-    new = start if tableau.same_as_last and not tableau.implicit else _plus(y, h, combination(tableau.b, ks))
+    new = start if tableau.same_as_last and not tableau.implicit else plus(y, h, combination(tableau.b, ks))
     error = tuple(h * e for e in combination(tableau.error, [k[0] for k in ks]))
     return new, error, ks[-1] if tableau.same_as_last else field(s + h, new)
 
@@ -153,5 +153,6 @@ def combination(weights: np.ndarray, trees: list[Any]) -> Any:
     )
 
 
-def _plus(y: Any, h: Any, slope: Any) -> Any:
+def plus(y: Any, h: Any, slope: Any) -> Any:
+    """y + h slope, for trees."""
     return jax.tree.map(lambda a, b: a + h * b, y, slope)

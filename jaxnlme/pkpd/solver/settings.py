@@ -19,6 +19,11 @@ class SolverSettings:
     """Largest factor from one step to the next."""
     shortest_step: float = 1e-12
     """Step, as a fraction of the interval between two events, below which a solution is given up."""
+    steps_of_a_burst: int = 30
+    """Steps after which an interval is examined for stiffness: few intervals between two records take more."""
+    stability_limit: float = 2.0
+    """Product of step and largest absolute eigenvalue above which an explicit step is taken to be limited by stability:
+    those of fifth order are stable up to 3.3 or so on the negative axis."""
     stage_iterations: int = 12
     """Most Newton iterations of an implicit stage."""
     stage_tolerance: float = 1e-8

@@ -222,9 +222,8 @@ def solve(
         "compartment": items.compartment,
         "source": items.source,
     }
-    progress = Progress(
-        jnp.ones_like(like) * jnp.maximum(jnp.max(length[0]), 0.0), jnp.zeros_like(like), jnp.ones_like(like)
-    )
+    zero, one = jnp.zeros_like(like), jnp.ones_like(like)
+    progress = Progress(one * jnp.maximum(jnp.max(length[0]), 0.0), zero, one, zero)
     (_, _, progress), seen = jax.lax.scan(item, (first_states, inputs_rate, progress), xs)
     rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[items.at_row], 0, -1), seen)
     return jax.tree.map(lambda leaf: jnp.where(progress.ok > 0, leaf, jnp.nan), rows)

@@ -114,7 +114,8 @@ def _periodic(
         if not infused:
             xs = jax.tree.map(lambda leaf: leaf[1:], xs)
         like = y[0][0]
-        first = Progress(at.interval.astype(like.dtype), jnp.zeros_like(like), ok)
+        calm = jnp.zeros_like(like)
+        first = Progress(at.interval.astype(like.dtype), calm, ok, calm)
         (y, progress), _ = jax.lax.scan(phase, (y, first), xs)
         return y, progress.ok
 
