@@ -1,13 +1,15 @@
 """The referee: the log-likelihood of a fit's model at any program's estimates, in plain numpy.
 
 - "exact": a linear Gaussian model by its closed form, all others by quadrature: nodes around every group's mode, spread
-  by its curvature, doubled until the value moves less than PRECISION; where a group may have several modes, a grid over
-  +-SPAN standard deviations of the effects, its points doubled likewise;
+  by its curvature, doubled until the value moves less than PRECISION or another doubling would take more than
+  MOST_POINTS points; where a group may have several modes, a grid over +-SPAN standard deviations of the effects, its
+  points doubled likewise, up to 40 times as many;
 - "quick": the same with few nodes, for climbs, whose end "exact" evaluates;
 - "laplace": at the modes with the exact Hessian; "focei": with the Gauss-Newton curvature I + J'J / sigma^2.
 
 Random effects are b = L z with Psi = L L' and z standard normal, so that a variance may be zero. It shares no code with
-any of the programs.
+any of the programs. A value does not depend on the calls before it, except within a climb (`warm`), where the modes of
+the call before are tried in place of the points around zero.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import math
 
 import numpy as np
 
-from trust_tables.problem import Estimates, HardFit, Table, table_of
+from trust_tables.problem import Estimates, HardFit, PaddedRows, table_of
 
 STEP = 1e-30
 PRECISION = 1e-3
@@ -26,7 +28,7 @@ MOST_POINTS = 70_000
 LOG_2PI = math.log(2.0 * math.pi)
 
 
-class Referee:
+class HardFitLikelihood:
     """The likelihoods of one fit's model and table."""
 
     def __init__(self, fit: HardFit):
@@ -47,8 +49,8 @@ class Referee:
         keep = values > 1e-12 * max(values.max(), 1e-300)
         return safe[:, None] * (vectors * np.sqrt(np.maximum(values, 0.0)))[:, keep]
 
-    def log_likelihood(self, estimates: Estimates, kind: str = "exact") -> float:
-        """The log-likelihood at estimates, -inf where they are outside the model."""
+    def log_likelihood(self, estimates: Estimates, kind: str = "exact", warm: bool = False) -> float:
+        """The log-likelihood at estimates, -inf where they are outside the model; `warm` as of `find_modes`."""
         if not finite(estimates):
             return -math.inf
         with np.errstate(all="ignore"):
@@ -56,8 +58,8 @@ class Referee:
                 return self.closed_form(estimates)
             if kind in ("exact", "quick"):
                 once = kind == "quick"
-                return self.grid(estimates, once) if self.fit.several_modes else self.quadrature(estimates, once)
-            return self.laplace(estimates, exact=kind == "laplace")
+                return self.grid(estimates, once) if self.fit.several_modes else self.quadrature(estimates, once, warm)
+            return self.laplace(estimates, exact=kind == "laplace", warm=warm)
 
     def closed_form(self, estimates: Estimates) -> float:
         """y ~ N(X beta, Z Psi Z' + inner^2 U U' + sigma^2 I) in every group."""
@@ -114,12 +116,12 @@ class Referee:
         jac = np.where(self.table.mask[..., None], np.stack(jacobian, axis=-1), 0.0)
         return np.eye(q) + np.einsum("gok,gol->gkl", jac, jac) / float(estimates["sigma"]) ** 2
 
-    def find_modes(self, estimates: Estimates, factor: np.ndarray) -> np.ndarray:
-        """Every group's best mode of those reached by damped Newton steps from zero, from points around it and, where
-        there are, from the modes of the call before."""
+    def find_modes(self, estimates: Estimates, factor: np.ndarray, warm: bool = False) -> np.ndarray:
+        """Every group's best mode of those reached by damped Newton steps from zero and from points around it; `warm`:
+        from zero and from the modes of the call before, if that had as many effects."""
         q = factor.shape[1]
         starts = [np.zeros((self.groups, q))]
-        if self.modes is not None and self.modes.shape[1] == q:
+        if warm and self.modes is not None and self.modes.shape[1] == q:
             starts.append(self.modes)
         else:
             starts += [np.broadcast_to(s * unit, (self.groups, q)) for unit in np.eye(q) for s in (-2.0, 2.0)]
@@ -147,23 +149,24 @@ class Referee:
                 break
         return z
 
-    def laplace(self, estimates: Estimates, exact: bool) -> float:
+    def laplace(self, estimates: Estimates, exact: bool, warm: bool = False) -> float:
         """The Laplace approximation at the modes, with the exact or the Gauss-Newton curvature."""
         factor = self.factor(estimates["psi"])
         if factor.shape[1] == 0:
             return self._without_effects(estimates, factor)
-        z = self.find_modes(estimates, factor)
+        z = self.find_modes(estimates, factor, warm)
         sign, logdet = np.linalg.slogdet(self.curvature(estimates, z, factor, exact))
         if np.any(sign <= 0.0):
             return -math.inf
         return float(-np.sum(self.minus_joint(estimates, z[:, None], factor)[:, 0] + 0.5 * logdet))
 
-    def quadrature(self, estimates: Estimates, once: bool = False) -> float:
-        """Adaptive Gauss-Hermite quadrature, nodes doubled until the value moves less than PRECISION."""
+    def quadrature(self, estimates: Estimates, once: bool = False, warm: bool = False) -> float:
+        """Adaptive Gauss-Hermite quadrature, nodes doubled until the value moves less than PRECISION, at most up to
+        MOST_POINTS points."""
         factor = self.factor(estimates["psi"])
         if factor.shape[1] == 0:
             return self._without_effects(estimates, factor)
-        z = self.find_modes(estimates, factor)
+        z = self.find_modes(estimates, factor, warm)
         hessian = self.curvature(estimates, z, factor, exact=True)
         weak = np.linalg.eigvalsh(hessian)[:, 0] < 0.05
         if np.any(weak):
@@ -192,7 +195,8 @@ class Referee:
         return np.concatenate(parts, axis=1)
 
     def grid(self, estimates: Estimates, once: bool = False) -> float:
-        """The trapezoidal rule over +-SPAN in every effect, points doubled until it moves less than PRECISION."""
+        """The trapezoidal rule over +-SPAN in every effect, points doubled until it moves less than PRECISION,
+        at most up to 40 MOST_POINTS points."""
         factor = self.factor(estimates["psi"])
         if factor.shape[1] == 0:
             return self._without_effects(estimates, factor)
@@ -212,7 +216,7 @@ class Referee:
         return float(np.sum(self.density(estimates, np.zeros((self.groups, 1, 0)), factor)))
 
 
-def gaussian(table: Table, mean: np.ndarray, design: np.ndarray, estimates: Estimates) -> float:
+def gaussian(table: PaddedRows, mean: np.ndarray, design: np.ndarray, estimates: Estimates) -> float:
     """log N(y; mean, Z Psi Z' + inner^2 U U' + sigma^2 I) summed over the groups; masked rows have no part in it."""
     psi, sigma = np.atleast_2d(np.asarray(estimates["psi"], dtype=float)), float(estimates["sigma"])
     design = np.where(table.mask[..., None], design, 0.0)

@@ -8,18 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from trust_tables.exact_likelihood import Referee
+from trust_tables.exact_likelihood import HardFitLikelihood
 from trust_tables.maxima import maximum
 from trust_tables.problem import Estimates, HardFit
 from trust_tables.tables import DESIGNS, Design, published
 
 OPTIMUM, FAR, SINGULAR, ZERO = "start at the optimum", "far start", "singular psi", "zero variance"
-UNIDENTIFIED, NAN, MODES, FLIP = (
-    "parameters hardly or not identified",
-    "group of NaN",
-    "two modes in a group",
-    "flip-flop",
-)
+UNIDENTIFIED, NAN = "parameters hardly or not identified", "group of NaN"
+MODES, FLIP = "two modes in a group", "flip-flop"
 SHORT, UNITS, OUTLIER, NESTED = "too short a stochastic run", "units", "outliers", "nested, small variances"
 EXTREME = "extreme groups"
 KINDS = (
@@ -31,7 +27,7 @@ NO_MAXIMUM = (
     r"nearly the same|no maximum|without bound|no information|left out|not determined|cannot be estimated"
 )
 
-Table = dict[str, np.ndarray]
+Columns = dict[str, np.ndarray]
 Made = Callable[[], HardFit | None]
 
 
@@ -41,7 +37,7 @@ def made(
     hardness: str,
     seed: int,
     truth: Estimates | None = None,
-    change: Callable[[Table], None] | None = None,
+    change: Callable[[Columns], None] | None = None,
     beta: tuple[float, ...] | None = None,
     sd_factor: float = 1.5,
     **fields: Any,
@@ -69,7 +65,7 @@ def made(
 def at_optimum(key: str, seed: int) -> HardFit:
     """The start is the referee's maximum of the exact likelihood."""
     fit = made(DESIGNS[key], f"{key}: start at the optimum", OPTIMUM, seed)
-    best, _ = maximum(Referee(fit), "exact", [fit.truth])
+    best, _ = maximum(HardFitLikelihood(fit), "exact", [fit.truth])
     sds = tuple(np.sqrt(np.diag(best["psi"])).tolist())
     return dataclasses.replace(fit, beta=tuple(best["beta"]), sds=sds, sigma=best["sigma"], truth=best)
 
@@ -136,7 +132,7 @@ def low_doses(seed: int, saturating: bool) -> HardFit:
     if saturating:
         return made(design, "emax: doses far below ED50", UNIDENTIFIED, seed, beta=beta)
 
-    def upwards(table: Table) -> None:
+    def upwards(table: Columns) -> None:
         table["y"] = table["y"] + 3.0 * table["t"] ** 2
 
     return no_maximum(made(design, "emax: no saturation", UNIDENTIFIED, seed, change=upwards, beta=beta))
@@ -156,7 +152,7 @@ def single_rows(seed: int) -> HardFit:
     """One row a group: only the sum of the two variances is determined."""
     design = Design("line", (0.0,), 40, (10.0, 2.0), {"base": 2.0}, 1.0)
 
-    def spread(table: Table) -> None:
+    def spread(table: Columns) -> None:
         table["t"] = np.arange(40.0) % 5.0
         table["y"] = table["y"] + 2.0 * table["t"]
 
@@ -166,7 +162,7 @@ def single_rows(seed: int) -> HardFit:
 def separation(seed: int) -> HardFit:
     """t tells zeros and ones apart."""
 
-    def apart(table: Table) -> None:
+    def apart(table: Columns) -> None:
         table["y"] = (table["t"] > 2.5).astype(float)
 
     return no_maximum(made(DESIGNS["bernoulli"], "bernoulli: complete separation", UNIDENTIFIED, seed, change=apart))
@@ -175,7 +171,7 @@ def separation(seed: int) -> HardFit:
 def nan_group(key: str, column: str, seed: int) -> HardFit:
     """One group whose column is NaN."""
 
-    def spoil(table: Table) -> None:
+    def spoil(table: Columns) -> None:
         table[column] = np.where(table["g"] == 3, np.nan, table[column])
 
     what = "responses" if column == "y" else f"values of {column}"
@@ -185,7 +181,7 @@ def nan_group(key: str, column: str, seed: int) -> HardFit:
 def late_samples(seed: int) -> HardFit:
     """Four subjects sampled only late, whose absorption and elimination may change places."""
 
-    def late(table: Table) -> None:
+    def late(table: Columns) -> None:
         table["y"] = np.where((table["g"] < 4) & (table["t"] < 3.0), np.nan, table["y"])
 
     fit = made(DESIGNS["oral"], "oral: four subjects sampled only late", MODES, seed, change=late)
@@ -205,24 +201,28 @@ def flip_flop(seed: int, name: str, true: tuple[float, ...], beta: tuple[float, 
     return made(design, f"oral: {name}", FLIP, seed, truth, beta=tuple(map(float, np.log(beta))))
 
 
-def spoiled(key: str, name: str, seed: int, change: Callable[[Table], None]) -> HardFit:
+def spoiled(key: str, name: str, seed: int, change: Callable[[Columns], None]) -> HardFit:
     """Outlying rows or groups."""
     return made(DESIGNS[key], f"{key}: {name}", OUTLIER, seed, change=change)
 
 
-def one_row(table: Table) -> None:
+def one_row(table: Columns) -> None:
+    """Row 10 ten times as high."""
     table["y"][10] = 10.0 * table["y"][10]
 
 
-def one_group(table: Table) -> None:
+def one_group(table: Columns) -> None:
+    """The responses of group 2 three times as high."""
     table["y"] = np.where(table["g"] == 2, 3.0 * table["y"], table["y"])
 
 
-def shifted_group(table: Table) -> None:
+def shifted_group(table: Columns) -> None:
+    """60 added to the responses of group 2."""
     table["y"] = np.where(table["g"] == 2, table["y"] + 60.0, table["y"])
 
 
-def huge_count(table: Table) -> None:
+def huge_count(table: Columns) -> None:
+    """A count of 200 in row 17."""
     table["y"][17] = 200.0
 
 
@@ -289,7 +289,7 @@ def extreme(key: str, name: str, seed: int, sd: float, constant: bool = False) -
     design = DESIGNS[key]
     top = float(len(design.cuts)) if design.cuts else 1.0
 
-    def ends(table: Table) -> None:
+    def ends(table: Columns) -> None:
         if constant:
             table["y"] = np.where(table["g"] % 3 == 0, 0.0, np.where(table["g"] % 3 == 1, top, table["y"]))
 

