@@ -3,17 +3,18 @@
     python benchmarks/trust_tables/coverage.py [--designs emaxRich hillSparse] [--kinds wald profile bootstrap]
         [--sets 1-100] [--replicates 200] [--table]
 
-A row (a design, a kind of interval, a set) goes to results/trust_coverage.json at once, and one that is there is not
-computed again. Wald: of `fit.confidence_intervals`, symmetric on logarithmic scales (typical values, standard
-deviations, residual) and on Fisher's z (correlations). Profile: the truth is inside where the signed root of the
-deviance at it, interpolated in the table of `fit.profile`, is below the normal quantile. Bootstrap: percentiles of
-`fit.bootstrap`, groups drawn.
+A row (a design, a kind of interval, a set, of the bootstrap also a number of replicates) goes to
+results/trust_coverage.json at once, and one that is there is not computed again, unless `--again` asks for it. Wald: of
+`fit.confidence_intervals`, symmetric on logarithmic scales (typical values, standard deviations, residual) and on
+Fisher's z (correlations). Profile: the truth is inside where the signed root of the deviance at it, interpolated in the
+table of `fit.profile`, is below the normal quantile. Bootstrap: percentiles of `fit.bootstrap`, groups drawn.
 Sets whose fit did not converge have no interval; they are counted, and left out of the coverage.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--sets", type=sets, default=sets(f"1-{design_of.SETS}"), help="such as 1-20")
     out.add_argument("--replicates", type=int, default=200, help="of a bootstrap")
     out.add_argument("--seconds", type=float, default=math.inf, help="stop after these")
-    out.add_argument("--again", action="store_true", help="all rows on file are made anew")
+    out.add_argument("--again", action="store_true", help="the rows asked for are made anew")
     out.add_argument("--table", action="store_true", help="print the section from the results on file")
     add_folder(out)
     return out
@@ -78,7 +79,9 @@ def zeta_at(values: np.ndarray, zeta: np.ndarray, at: float) -> float:
     return math.copysign(math.inf, at - values[0]) if abs(end) >= 0.99 * QUANTILES[0.95] else math.nan
 
 
-def covered(fit: jn.Fit, design: str, kind: str, replicates: int, seed: int) -> dict[float, dict[str, bool | None]]:
+def covered(
+    fit: jn.Fit, design: str, kind: str, replicates: int | None, seed: int
+) -> dict[float, dict[str, bool | None]]:
     """Whether the intervals of a fit cover the truth, by level and name."""
     true = truth(design)
     if kind == "profile":
@@ -94,7 +97,7 @@ def covered(fit: jn.Fit, design: str, kind: str, replicates: int, seed: int) -> 
             for level in LEVELS:
                 out[level][name] = None if math.isnan(zeta) else abs(zeta) <= QUANTILES[level]
         return out
-    if kind == "bootstrap":
+    if replicates is not None:
         bootstrap = fit.bootstrap(replicates, seed=seed, progress=False)
         tables = {level: bootstrap.intervals(level)[["lower", "upper"]] for level in LEVELS}
     else:
@@ -113,32 +116,40 @@ def _wald(fit: jn.Fit, level: float) -> Any:
     return pd.DataFrame(limits, index=table.index)
 
 
+def key(row: dict[str, Any]) -> tuple[str, str, int, int | None]:
+    """What a row is about: design, kind, set and, of a bootstrap, replicates."""
+    return row["design"], row["kind"], row["set"], row.get("replicates")
+
+
 def run(options: argparse.Namespace | None = None) -> None:
     """Compute the rows that `options` (of `parser`; None: its defaults) ask for and the results file lacks."""
     options = with_defaults(parser(), options)
     stop = time.monotonic() + options.seconds
     warnings.simplefilter("ignore")
     path = options.folder / FILE
-    earlier = rows_on_file(options.folder) if not options.again else []
+    asked = [
+        (design, kind, number, options.replicates if kind == "bootstrap" else None)
+        for design, kind, number in itertools.product(options.designs, options.kinds, options.sets)
+    ]
+    earlier = [row for row in rows_on_file(options.folder) if not (options.again and key(row) in asked)]
     results = Record(path, about_this_process() | {"dtype": "float64"}, levels=list(LEVELS))
     results.rows.extend(earlier)
-    known = {(row["design"], row["kind"], row["set"]) for row in earlier}
-    for design in options.designs:
-        for kind in options.kinds:
-            for number in options.sets:
-                if time.monotonic() > stop:
-                    return
-                if (design, kind, number) not in known:
-                    results.add(_one(design, kind, number, options.replicates))
-                    print(results.rows[-1], flush=True)
+    known = {key(row) for row in earlier}
+    for design, kind, number, replicates in asked:
+        if time.monotonic() > stop:
+            return
+        if (design, kind, number, replicates) not in known:
+            results.add(_one(design, kind, number, replicates))
+            print(results.rows[-1], flush=True)
 
 
-def _one(design: str, kind: str, number: int, replicates: int) -> dict[str, Any]:
+def _one(design: str, kind: str, number: int, replicates: int | None) -> dict[str, Any]:
     """The row of one set: `90`, `95`, a character for each name of `truth`: 1 covered, 0 not, - no interval."""
     began = time.process_time()
     start = design_of.start(design, "true")
     fit = jn.fit(design_of.model(design), design_of.data(design, number), "focei", start=start, progress=False)
     row: dict[str, Any] = {"design": design, "kind": kind, "set": number, "converged": bool(fit.converged)}
+    row |= {} if replicates is None else {"replicates": replicates}
     if not fit.converged:
         return row
     try:
@@ -175,19 +186,35 @@ def table(folder: Path = FOLDER) -> list[str]:
     out = [
         "FOCEI from true starts on simulated dose-response data; standard deviations of log-normal effects. Percent of "
         "intervals that cover the truth, with the Monte Carlo standard error, at 90% / 95%. Sets whose fit did not "
-        "converge are counted and left out. Bootstrap: percentiles of 200 replicates, subjects drawn.", "",
+        "converge are counted and left out. Bootstrap: percentiles of the replicates, subjects drawn.", "",
     ]  # fmt: skip
     for design in dict.fromkeys(row["design"] for row in rows):
         names = list(truth(design))
         body = []
-        for kind in KINDS:
-            chosen = [row for row in rows if row["design"] == design and row["kind"] == kind]
-            if chosen:
-                used = sum("90" in row for row in chosen)
-                cells = [_cell(chosen, k) for k in range(len(names))]
-                body.append([f"{kind}: {used} of {len(chosen)} sets", *cells])
+        for name, chosen in by_kind(rows, design).items():
+            used = sum("90" in row for row in chosen)
+            body.append([f"{name}: {used} of {len(chosen)} sets", *(_cell(chosen, k) for k in range(len(names)))])
         out += [f"{design}:", "", markdown(["interval", *names], body), ""]
     return out
+
+
+def by_kind(rows: list[dict[str, Any]], design: str) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a design by the kind of interval, those of a bootstrap by the number of replicates, too."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for kind in KINDS:
+        for row in rows:
+            if (row["design"], row["kind"]) == (design, kind):
+                name = f"{kind} of {row['replicates']} replicates" if kind == "bootstrap" else kind
+                found.setdefault(name, []).append(row)
+    return found
+
+
+def mean_coverage(rows: list[dict[str, Any]], level: str, positions: list[int]) -> tuple[float, float]:
+    """The mean over sets of the share of the intervals at `positions` that cover the truth, and its Monte Carlo
+    standard error, which allows for intervals of one set that miss together."""
+    marks = [[row[level][k] for k in positions if row[level][k] != "-"] for row in rows if level in row]
+    shares = [np.mean([mark == "1" for mark in of]) for of in marks if of]
+    return (float(np.mean(shares)), float(np.std(shares) / math.sqrt(len(shares)))) if shares else (math.nan, math.nan)
 
 
 def _cell(rows: list[dict[str, Any]], position: int) -> str:
@@ -198,7 +225,7 @@ def _cell(rows: list[dict[str, Any]], position: int) -> str:
 
 
 def small_table(folder: Path = FOLDER) -> list[str]:
-    """The table of the README: 95% coverage averaged over typical values, psi and b."""
+    """The table of the README: 95% coverage averaged over typical values, psi and b, with its standard error."""
     rows = rows_on_file(folder)
     if not rows:
         return []
@@ -209,11 +236,10 @@ def small_table(folder: Path = FOLDER) -> list[str]:
             "typical values": [k for k, name in enumerate(names) if name in design_of.TRUTH],
             "psi": [k for k, name in enumerate(names) if "(" in name], "b": [names.index("b")],
         }  # fmt: skip
-        for kind in KINDS:
-            chosen = [row for row in rows if row["design"] == design and row["kind"] == kind and "95" in row]
-            if chosen:
-                shares = [np.mean([coverage(chosen, "95", k)[0] for k in of]) for of in parts.values()]
-                body.append([f"{design}, {kind}", str(len(chosen)), *(f"{100 * share:.0f}" for share in shares)])
+        for name, chosen in by_kind(rows, design).items():
+            pairs = [mean_coverage(chosen, "95", of) for of in parts.values()]
+            used = f"{sum('95' in row for row in chosen)} of {len(chosen)}"
+            body.append([f"{design}, {name}", used, *(f"{100 * share:.0f} ({100 * se:.0f})" for share, se in pairs)])
     return [markdown(["design, 95% intervals", "sets", "typical values", "psi", "b"], body)]
 
 

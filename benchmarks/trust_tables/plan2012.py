@@ -1,20 +1,21 @@
-"""Fits of the simulated dose-response data of Plan et al. (2012) beside saemix 3.1's: by FOCEI, Laplace, AGQ and SAEM,
-from true and from wrong starts.
+"""Fits of simulated dose-response data in the design of Plan et al. (2012) beside saemix 3.1's: by FOCEI, Laplace, AGQ
+and SAEM, from true and from wrong starts.
 
-    python benchmarks/trust_tables/plan2012.py [--designs hillRich ...] [--methods focei laplace agq saem saemix]
+    python benchmarks/trust_tables/plan2012.py [--designs hillRich ...] [--methods saemix focei laplace agq saem]
         [--sets 1-100] [--starts true wrong] [--most-nodes 12] [--batch 10] [--table]
 
 Every row (a design, method, start and set) goes to results/trust_plan.csv at once, and one that is there is not
-computed again. Its log-likelihood is that of `plan_referee.py` at the estimates. AGQ has nodes around posterior
-moments: 6 a dimension at first, doubled, with another fit from the estimates, until the log-likelihood at the estimates
-moves by less than 0.05 with twice as many, or `--most-nodes` is reached. SAEM fits `--batch` sets at a time. `--table`
-only prints the section.
+computed again, unless `--again` asks for it. Its log-likelihood is that of `plan_referee.py` at the estimates. AGQ has
+nodes around posterior moments: 6 a dimension at first, doubled, with another fit from the estimates, until the
+log-likelihood at the estimates moves by less than 0.05 with twice as many, or `--most-nodes` is reached. SAEM fits
+`--batch` sets at a time. `--table` only prints the section.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import math
 import sys
@@ -36,9 +37,9 @@ import jaxnlme as jn  # noqa: E402
 from jaxnlme.precision import x64  # noqa: E402
 from trust_tables import plan_design as design_of  # noqa: E402
 from trust_tables import plan_summary  # noqa: E402
-from trust_tables.plan_referee import Referee  # noqa: E402
+from trust_tables.plan_referee import DoseResponseLikelihood  # noqa: E402
 
-METHODS = ("focei", "laplace", "agq", "saem", "saemix")
+METHODS = ("saemix", "focei", "laplace", "agq", "saem")  # saemix's estimates are on file: only the referee is to run
 FILE = "trust_plan.csv"
 FIELDS = ("design", "method", "start", "set", "converged", "seconds", "nodes", "value", "referee", "reason")
 FIRST_NODES, STABLE = 6, 0.05
@@ -60,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--most-nodes", type=int, default=12, help="of AGQ, a dimension")
     out.add_argument("--batch", type=int, default=10, help="sets that SAEM fits at a time")
     out.add_argument("--seconds", type=float, default=math.inf, help="stop after these")
-    out.add_argument("--again", action="store_true", help="all rows on file are made anew")
+    out.add_argument("--again", action="store_true", help="the rows asked for are made anew")
     out.add_argument("--table", action="store_true", help="print the section from the results on file")
     add_folder(out)
     return out
@@ -77,6 +78,21 @@ class Rows:
     def __init__(self, path: Path):
         self.path = path
         self.known = {plan_summary.key(row) for row in plan_summary.read(path)} if path.exists() else set()
+
+    def drop(self, asked: set[tuple[str, str, str, int]]) -> None:
+        """Leave out the rows on file that are asked for; the others stay."""
+        if not self.path.exists():
+            return
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            fields, rows = reader.fieldnames or (), [row for row in reader if plan_summary.key(row) not in asked]
+        part = self.path.with_suffix(".part")
+        with part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fields, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        part.replace(self.path)
+        self.known -= asked
 
     def add(self, row: dict[str, Any]) -> None:
         """One more row, on disk at once."""
@@ -96,9 +112,9 @@ def run(options: argparse.Namespace | None = None) -> None:
     folder, stop = options.folder, time.monotonic() + options.seconds
     folder.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
-    if options.again:
-        (folder / FILE).unlink(missing_ok=True)
     rows = Rows(folder / FILE)
+    if options.again:
+        rows.drop(set(itertools.product(options.designs, options.methods, options.starts, options.sets)))
     about = json.dumps({"about": about_this_process() | {"dtype": "float64"}}, indent=1)
     (folder / FILE).with_suffix(".json").write_text(about + "\n")
     for design in options.designs:
@@ -106,7 +122,7 @@ def run(options: argparse.Namespace | None = None) -> None:
             for start in options.starts:
                 missing = [k for k in options.sets if (design, method, start, k) not in rows.known]
                 for number, row in fitted(design, method, start, missing, options):
-                    referee = Referee(*design_of.arrays(design, number))
+                    referee = DoseResponseLikelihood(*design_of.arrays(design, number))
                     values = {name: row[name] for name in design_of.names(design)}
                     finite = all(np.isfinite(list(values.values())))
                     head = {"design": design, "method": method, "start": start, "set": number}

@@ -1,10 +1,12 @@
-"""The simulated dose-response data of Plan et al. (2012): designs, model, truth, starts, and saemix's estimates.
+"""Simulated dose-response data in the design of Plan et al. (2012): designs, model, truth, starts, saemix's estimates.
 
     f = E0 + Emax dose^gamma / (ED50^gamma + dose^gamma),   y = f (1 + b e)
 
 E0, Emax and ED50 are log-normal over subjects, Emax and ED50 correlated; gamma, where the design has it, is common to
 all.
-**Source:** Plan, Maloney, Mentre, Karlsson and Bertrand (2012), AAPS Journal 14, 420-432.
+**Source:** Plan, Maloney, Mentre, Karlsson and Bertrand (2012), AAPS Journal 14, 420-432: the design. The data and the
+estimates of saemix 3.1: saemixdevelopment/saemixextension, simulationSuite/cont, whose authors simulated 100 sets of
+each kind; they are not the paper's own data.
 """
 
 from __future__ import annotations

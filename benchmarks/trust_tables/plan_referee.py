@@ -29,7 +29,7 @@ def rule(nodes: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     return z, np.array(list(itertools.product(*log_weights))).sum(axis=1)
 
 
-class Referee:
+class DoseResponseLikelihood:
     """The log-likelihood of one data set.
 
     **Arguments:** `dose`, `y` (subjects, rows).
@@ -138,10 +138,10 @@ class Referee:
 class _Subjects:
     """Some subjects of a referee."""
 
-    def __init__(self, referee: Referee, at: np.ndarray):
+    def __init__(self, referee: DoseResponseLikelihood, at: np.ndarray):
         self.y, self.log_dose = referee.y[at], referee.log_dose[at]
 
-    joint = Referee._joint
+    joint = DoseResponseLikelihood._joint
 
 
 def _typical_and_factor(values: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
