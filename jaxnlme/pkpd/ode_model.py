@@ -71,8 +71,9 @@ def ode(
     dictionary may name some of them); zero by default. `inputs`: by state a function by which its doses enter, such as
     `jn.pkpd.inputs.savic()`, instead of at once (single doses without RATE); `lag`, `bioavailability`, `duration`,
     `rate`, `overlap`, `pending`, `constant_infusion`: as for `jn.pkpd.compartments`. `solver`: an adaptive Runge-Kutta
-    method of diffrax, None for `diffrax.Tsit5()`; `diffrax.Kvaerno5()` for stiff equations. `rtol`: relative tolerance
-    of a step. `atol`: absolute tolerance of a step in units of the size of each state, which is its initial value, or
+    method of diffrax, None for `diffrax.Tsit5()`; where stability limits the steps of an explicit one, a linearly
+    implicit method of third order goes on (for equations stiff everywhere: `diffrax.Kvaerno5()`). `rtol`: relative
+    tolerance of a step. `atol`: absolute tolerance of a step in units of the size of each state, which is its initial value, or
     the largest dose of the group where it starts at 0; or a dictionary of absolute tolerances by state, in the state's
     own unit. `max_steps`: most steps for one group; a group whose solution needs more, or fails otherwise, has
     predictions that are not finite.
