@@ -18,7 +18,7 @@ from jaxnlme.numerics.arrays import unfused
 from jaxnlme.numerics.written_out import Entries
 from jaxnlme.pkpd.linear import LinearSystem, apply
 from jaxnlme.pkpd.settings import SOLUTION
-from jaxnlme.pkpd.timeline import Actions, happened_at, last_action, segments_of_rows
+from jaxnlme.pkpd.timeline import Actions, happened_at, last_actions_of_rows, segments_of_rows
 from jaxnlme.records import Events, Rows
 
 
@@ -66,17 +66,15 @@ def amounts_at_rows(
     **Arguments:** `done`, `added`: the actions and what they add, by state (actions,) or None.
     """
     time, segment = x[events.facts.time], segments_of_rows(x, events)
-    count = last_action(time, segment, done)
-    at = jnp.maximum(count - 1, 0)
-    happened = (count > 0) & (done.segment[at] == segment)
-    since = jnp.where(happened, time - done.time[at], 0.0)
+    last, happened = last_actions_of_rows(time, segment, done)
+    since = jnp.where(happened, time - done.time[last], 0.0)
     fresh, gaps = gaps_between(done.time, done.segment)
     # One evaluation of the transition serves both.
     entries = system.transition(jnp.concatenate([gaps, since]))
     n = gaps.shape[0]
-    states = carried(fresh, {at: entry[:n] for at, entry in entries.items()}, added, system.size)
-    after = [jnp.where(happened, value[at], 0.0) for value in states]
-    return apply({at: unfused(entry[n:]) for at, entry in entries.items()}, after, outputs)
+    states = carried(fresh, {entry_at: entry[:n] for entry_at, entry in entries.items()}, added, system.size)
+    after = [jnp.where(happened, value[last], 0.0) for value in states]
+    return apply({entry_at: unfused(entry[n:]) for entry_at, entry in entries.items()}, after, outputs)
 
 
 def amounts_by_steps(
@@ -126,7 +124,7 @@ def carried(fresh: Any, entries: Entries, added: Sequence[Any], n: int) -> list[
     """
     shape = fresh.shape
     keep = 1.0 - fresh
-    moving = {at: unfused(keep * entry) for at, entry in entries.items()}
+    moving = {entry_at: unfused(keep * entry) for entry_at, entry in entries.items()}
     columns = tuple(jnp.zeros(shape) if value is None else jnp.broadcast_to(value, shape) for value in added)
     dtype = jnp.result_type(*columns, *moving.values())
     values = tuple(value.astype(dtype) for value in moving.values())

@@ -1,7 +1,10 @@
-"""Rate constants of decay of a linear system, those of them that meet, and sums over doses at each.
+"""Rate constants of decay of a linear system, those nearly equal, and sums over doses at each.
 
 A sum over doses g(z) = sum_j D_j exp(-z (t - t_j)) is all that is needed of the doses (`responses.py`): with its
 derivatives at rate constants that are apart, and on a circle around those that are close to each other.
+
+**Source:** Kassam and Trefethen (2005), SIAM Journal on Scientific Computing 26, 1214-1233 (sums over a circle where
+eigenvalues meet).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import numpy as np
 from jaxnlme.numerics.arrays import unfused
 from jaxnlme.pkpd.settings import CIRCLE
 from jaxnlme.pkpd.solution import gaps_between, superposed
-from jaxnlme.pkpd.timeline import Actions, happened_at, last_action, segments_of_rows
+from jaxnlme.pkpd.timeline import Actions, happened_at, last_actions_of_rows, segments_of_rows
 from jaxnlme.records import Events, Rows
 
 Pair = tuple[Any, Any]  # real and imaginary parts
@@ -47,30 +50,32 @@ def spectrum(poles: Sequence[Any], closest: dict[tuple[int, int], float]) -> Spe
     poles = tuple(jax.lax.stop_gradient(pole) for pole in poles)
     if not closest:
         return Spectrum(poles, (False,) * len(poles), False, None, None)
-    met = {
+    close_pairs = {
         (p, q): jnp.abs(poles[p] - poles[q]) < limit * (poles[p] + poles[q]) / 2 for (p, q), limit in closest.items()
     }
     least, most = (pick(jnp.stack(poles)) for pick in (jnp.min, jnp.max))
-    together = most - least < CIRCLE.everything * (most + least) / 2
-    everything = together if len(poles) > 2 else jnp.any(jnp.stack([*met.values()]))
-    close = everything | jnp.any(jnp.stack([*met.values()]))
-    middle, spread, out = (most + least) / 2, (most - least) / 2, jnp.full_like(most, jnp.inf)
-    for (p, q), here in met.items() if len(poles) > 2 else ():
-        here = here & ~everything
-        centre = (poles[p] + poles[q]) / 2
+    all_close = most - least < CIRCLE.everything * (most + least) / 2
+    one_circle = all_close if len(poles) > 2 else jnp.any(jnp.stack([*close_pairs.values()]))
+    close = one_circle | jnp.any(jnp.stack([*close_pairs.values()]))
+    centre, spread = (most + least) / 2, (most - least) / 2
+    distance_to_other_pole = jnp.full_like(most, jnp.inf)
+    for (p, q), here in close_pairs.items() if len(poles) > 2 else ():
+        here = here & ~one_circle
+        centre_of_pair = (poles[p] + poles[q]) / 2
         other = next(pole for k, pole in enumerate(poles) if k not in (p, q))
-        middle = jnp.where(here, centre, middle)
+        centre = jnp.where(here, centre_of_pair, centre)
         spread = jnp.where(here, jnp.abs(poles[p] - poles[q]) / 2, spread)
-        out = jnp.where(here, jnp.abs(other - centre), out)
+        distance_to_other_pole = jnp.where(here, jnp.abs(other - centre_of_pair), distance_to_other_pole)
     circled = tuple(
-        everything | jnp.any(jnp.stack([here for pair, here in met.items() if k in pair])) for k in range(len(poles))
+        one_circle | jnp.any(jnp.stack([here for pair, here in close_pairs.items() if k in pair]))
+        for k in range(len(poles))
     )
     # exp(-z t) over its largest value over t is as another rate constant at zero.
-    out = jnp.minimum(out, middle)
-    radius = jnp.sqrt(jnp.clip(spread, out / 16, out) * out)
+    nearest = jnp.minimum(distance_to_other_pole, centre)
+    radius = jnp.sqrt(jnp.clip(spread, nearest / 16, nearest) * nearest)
     angles = (np.arange(CIRCLE.nodes // 2) + 0.5) * 2 * np.pi / CIRCLE.nodes
-    cosine, sine = (jnp.asarray(f(angles), middle.dtype) for f in (np.cos, np.sin))
-    nodes = unfused(middle + radius * cosine), unfused(radius * sine)
+    cosine, sine = (jnp.asarray(f(angles), centre.dtype) for f in (np.cos, np.sin))
+    nodes = unfused(centre + radius * cosine), unfused(radius * sine)
     weights = unfused(-2 / CIRCLE.nodes * radius * cosine), unfused(-2 / CIRCLE.nodes * radius * sine)
     return Spectrum(poles, circled, close, nodes, weights)
 
@@ -100,9 +105,7 @@ class When(eqx.Module):
         if superposed(time.shape[0], done.time.shape[0]):
             only = segment if events.facts.segments else None
             return cls(time, done.time, happened_at(time, only, done), None, None)
-        count = last_action(time, segment, done)
-        last = jnp.maximum(count - 1, 0)
-        happened = (count > 0) & (done.segment[last] == segment)
+        last, happened = last_actions_of_rows(time, segment, done)
         return cls(time, done.time, happened, last, gaps_between(done.time, done.segment)[0])
 
 

@@ -167,19 +167,27 @@ def segments_of_rows(x: Rows, events: Events) -> Any:
     return jnp.max(jnp.where(begun, events.segment[None, :], 0.0), axis=1)
 
 
-def last_action(time: Any, segment: Any, done: Actions) -> Any:
-    """Number (obs,) of actions that have happened at each row: those of earlier segments, and of its own up to its
-    time, if at the same time their record precedes the row.
+def last_actions_of_rows(time: Any, segment: Any, done: Actions) -> tuple[Any, Any]:
+    """The last action (obs,) that has happened at each row; True (obs,) if it is of the row's own segment:
+    elsewhere compartments are empty.
 
-    **Arguments:** `time`, `segment` (obs,) of the rows in their order.
+    Actions of earlier segments have happened, and of the row's own those up to its time, if at the same time their
+    record precedes the row.
+
+    **Arguments:** `time`, `segment` (obs,) of the rows in their order; `done`, in order (`in_order`).
+    **Returns:** positions of actions, zero where none has happened, and flags.
     """
     earlier = done.segment[None, :] < segment[:, None]
-    return jnp.sum(earlier | happened_at(time, segment, done), axis=1)
+    count = jnp.sum(earlier | happened_at(time, segment, done), axis=1)
+    last = jnp.maximum(count - 1, 0)
+    return last, (count > 0) & (done.segment[last] == segment)
 
 
 def happened_at(time: Any, segment: Any, done: Actions) -> Any:
-    """True (obs, actions) where an action of the row's own segment has happened at the row. **Arguments:** as above;
-    `segment` None where there is only one."""
+    """True (obs, actions) where an action of the row's own segment has happened at the row.
+
+    **Arguments:** `time`, `segment` (obs,) of the rows in their order, `segment` None where there is only one; `done`.
+    """
     at = jnp.arange(time.shape[0])
     before = (done.time[None, :] <= time[:, None]) & (done.rows_before[None, :] <= at[:, None])
     return before if segment is None else before & (done.segment[None, :] == segment[:, None])
