@@ -1,5 +1,6 @@
 # R's programs on the hard fits: a request a line (a fit as JSON with `program`), an answer a line, as trust_tables/ours.py.
 #   nlme: nlme for curves, lme for lines; lme4: nlmer, lmer, glmer with 15 nodes; clmm of ordinal with 15 nodes.
+#   A request with `versions`, names of packages, is answered with their versions and that of R.
 # Starts are those of the request where the program takes them. Converged: no error, no convergence warning, its flag.
 suppressPackageStartupMessages({
   library(nlme)
@@ -158,10 +159,22 @@ answer <- function(request) {
   })
 }
 
+versions_of <- function(packages) {
+  found <- lapply(setNames(packages, packages), function(name) {
+    tryCatch(as.character(packageVersion(name)), error = function(e) NULL)
+  })
+  c(list(R = paste(R.version$major, R.version$minor, sep = ".")), Filter(Negate(is.null), found))
+}
+
 input <- file("stdin", "r")
 while (length(line <- readLines(input, 1)) > 0) {
   warned <- character()
   request <- fromJSON(line, simplifyMatrix = FALSE)
+  if (!is.null(request$versions)) {
+    cat("ANSWER ", toJSON(list(versions = versions_of(request$versions)), auto_unbox = TRUE), "\n", sep = "")
+    flush(stdout())
+    next
+  }
   out <- tryCatch(answer(request), error = function(e) list(error = conditionMessage(e)))
   if (any(grepl(not_converged, warned))) out$converged <- FALSE
   out$messages <- I(unique(substr(trimws(as.character(warned)), 1, 300)))

@@ -1,7 +1,8 @@
 """Packages of PyPI on the hard fits: a request a line (a fit as JSON, with `program`), an answer a line, as ours.py.
 
 pynlme (its three iterations and SAEM), nextstat (`nlme_foce`, and `LmmMarginalModel`), glmm, mixedlm and statsmodels.
-Starts are those of the request where the package takes them; maximum likelihood, not REML, throughout.
+Starts are those of the request where the package takes them; maximum likelihood, not REML, throughout. A request with
+`versions`, names of packages, is answered with their versions.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import pandas as pd
+from provenance import version_of
 from trust_tables.curves import CURVES
 
 COLUMN = {"base": "1", "slope": "t", "other": "u", "cross": "w"}
@@ -204,6 +206,9 @@ def main() -> None:
     """Answer requests until there are no more."""
     for line in sys.stdin:
         request = json.loads(line)
+        if "versions" in request:
+            print("ANSWER " + json.dumps({"versions": {n: version_of(n) for n in request["versions"]}}), flush=True)
+            continue
         printed = io.StringIO()  # mixedlm prints its messages
         with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(printed):
             warnings.simplefilter("always")

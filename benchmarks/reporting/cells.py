@@ -70,7 +70,8 @@ def origin(results: Record, name: str) -> str:
     dtype = about.get("dtype") or next((d for run in runs if (d := dig(run, "said", "dtype"))), "float64")
     commit = (about["commit"] or "none")[:12] + (" with uncommitted changes" if about["uncommitted"] else "")
     listed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    listed = listed and f"; {listed}"
     return (
         f"`results/{name}`, {about['date'][:10]}, commit {commit}; {machine['cpu']}, {machine['cores']} cores, load "
-        f"{about['load_before'][0]:.1f} before; JAX device {', '.join(device)}; {dtype}; {listed}."
+        f"{about['load_before'][0]:.1f} before; JAX device {', '.join(device)}; {dtype}{listed}."
     )

@@ -1,7 +1,7 @@
 """The tables of trust.py: sections of the benchmark page, and small tables between markers of the project's README.
 
-A table is a module of trust_tables: `table()` gives the lines of its section; `small_table()`, where it has one, those
-for the README, else the same.
+A table is a module of trust_tables: `table(folder)` gives the lines of its section, `details(folder)`, where it has
+them, those below; `small_table(folder)`, where it has one, those for the README, else the same as `table`.
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ def section(name: str, folder: Path) -> str:
     """The section of one table on the benchmark page."""
     module = trust_tables.module(name)
     heading, minutes = f"### {TITLES[name]}", folder / "trust_minutes.json"
-    lines = module.table() if module is not None else []
+    lines = module.table(folder)
     if not lines:
         return f"{heading}\n\nThere are no rows yet: `python benchmarks/trust.py --table {name}`."
-    parts = [] if lines[0].startswith("#") else [heading]
+    parts = [heading]
     file = folder / f"trust_{name}.json"
     if file.exists() and "about" in (results := json.loads(file.read_text())):
         parts.append(origin(results | {"rows": []}, file.name))
     spent = json.loads(minutes.read_text()).get(name) if minutes.exists() else None
     if spent:
-        parts.append(f"`python benchmarks/trust.py --table {name}`: {spent:.0f} minutes on file, on two shared cores.")
+        parts.append(
+            f"`python benchmarks/trust.py --table {name}`: {spent:.0f} minutes of wall time, on two shared cores."
+        )
     details = getattr(module, "details", None)
-    return "\n\n".join([*parts, "\n".join(lines), *(["\n".join(details())] if details is not None else [])])
+    return "\n\n".join([*parts, "\n".join(lines), *(["\n".join(details(folder))] if details is not None else [])])
 
 
 def sections(folder: Path = FOLDER) -> list[str]:
@@ -48,12 +50,10 @@ def sections(folder: Path = FOLDER) -> list[str]:
     return [section(name, folder) for name in trust_tables.TABLES]
 
 
-def small(name: str) -> str:
-    """The small table of the README, empty where there is none."""
+def small(name: str, folder: Path = FOLDER) -> str:
+    """The small table of the README, empty where there are no rows."""
     module = trust_tables.module(name)
-    if module is None:
-        return ""
-    return "\n".join(getattr(module, "small_table", module.table)())
+    return "\n".join(getattr(module, "small_table", module.table)(folder))
 
 
 def write_readme(path: Path = README) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,11 @@ def run(options: argparse.Namespace) -> None:
     asking.run(FILE, fits(options.cases), options)
 
 
+def rejudge(options: argparse.Namespace) -> None:
+    """Judge the answers on file anew."""
+    asking.rejudge(FILE, fits(options.cases), options.folder, options.again)
+
+
 def cell(row: dict[str, Any] | None) -> str:
     """Distance below the exact maximum, a star where the program does not say that it converged."""
     if row is None or "outcome" not in row:
@@ -115,9 +121,9 @@ def cell(row: dict[str, Any] | None) -> str:
     return text if row["answer"].get("converged") else text + "\\*"
 
 
-def table() -> list[str]:
+def table(folder: Path = FOLDER) -> list[str]:
     """Distances by program and table."""
-    rows = {(row["case"], row["program"]): row for row in asking.read(FILE, FOLDER)["rows"]}
+    rows = {(row["case"], row["program"]): row for row in asking.read(FILE, folder)["rows"]}
     if not rows:
         return []
     names = [name for name in PUBLISHED if any(case == name for case, _ in rows)]

@@ -1,6 +1,6 @@
 """This package on the hard fits: a process that reads a request a line (a fit as JSON, and `program`) and answers each
 with a line: `beta`, `psi`, `sigma`, `inner`, `converged`, `messages`, or `error` with `trace` where it is not one of
-the package's own.
+the package's own. A request with `versions`, names of packages, is answered with their versions.
 
 The models have one shape of data for each curve, so that a fit after the first of a curve compiles nothing.
 """
@@ -19,6 +19,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
+from provenance import version_of  # noqa: E402
 
 import jaxnlme as jn  # noqa: E402
 
@@ -84,6 +85,8 @@ def frame_of(request: dict[str, Any]) -> pd.DataFrame:
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """One fit and what it says of itself."""
+    if "versions" in request:
+        return {"versions": {name: version_of(name) for name in request["versions"]}}
     frame, program = frame_of(request), request["program"]
     if program == "lme":
         return by_lme(request, frame)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import commands
 
+from trust_tables.hard_fit_kinds import FAR, FLIP, MODES
 from trust_tables.problem import HardFit
 from trust_tables.workers import Worker
 
@@ -63,7 +64,7 @@ PROGRAMS = (
         OURS,
         "FOCEI, several starts",
         "focei",
-        kinds=("far start", "flip-flop", "two modes in a group"),
+        kinds=(FAR, FLIP, MODES),
     ),
     Program("nlme", "R", "nlme", "alternation", "exact", nested=True),
     Program("lme4", "R", "lme4", "focei", "exact", "exact", nested=True),
@@ -79,9 +80,11 @@ PROGRAMS = (
     Program("statsmodels", "peers", "statsmodels", None, "exact", nested=True),
 )
 PACKAGES = {
-    "nlme": "nlme", "lme4": "lme4", "ordinal clmm": "ordinal", "pynlme": "pynlme", "nextstat": "nextstat",
-    "glmm": "glmm", "mixedlm": "mixedlm", "statsmodels": "statsmodels",
-}  # fmt: skip
+    OURS: ("jaxnlme", "jax", "jaxlib", "equinox", "numpy"),
+    "R": ("nlme", "lme4", "ordinal"),
+    "peers": ("pynlme", "nextstat", "glmm", "mixedlm", "statsmodels"),
+}
+"""By worker: the packages whose versions are on file."""
 
 
 def chosen(containing: list[str] | None) -> list[Program]:

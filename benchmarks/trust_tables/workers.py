@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -68,4 +69,7 @@ class Worker:
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-            self.process, _ = None, self.errors.close()
+            for stream in (self.process.stdin, self.process.stdout, self.errors):
+                with contextlib.suppress(BrokenPipeError):  # what was not yet written is lost with the process
+                    stream.close()
+            self.process = None
