@@ -94,7 +94,8 @@ class BFGS(eqx.Module):
         inverse = self._updated_inverse(state.inverse, s, xnp.where(accept, gradient - state.gradient, 0.0))
         # Where a step of the longest length had to be shortened much, the next searches begin near what was accepted.
         length = xnp.max(xnp.abs(state.direction) / self.max_change, initial=0.0)
-        far = (length > 0.99 * state.reach) & (state.step <= MINIMISER.least_shrink)
+        much = xnp.where(state.reach < 1.0, MINIMISER.least_shrink, MINIMISER.least_shrink**2)
+        far = (length > 0.99 * state.reach) & (state.step <= 1.01 * much)
         reach = MINIMISER.reach_growth * xnp.where(far, state.step * length, state.reach)
         reach = xnp.where(accept, xnp.minimum(1.0, reach), state.reach)
         direction, slope, decrement = self._direction(gradient, inverse, reach)

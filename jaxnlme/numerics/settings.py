@@ -55,7 +55,7 @@ class MinimiserSettings:
     """Factor on a step of BFGS to a point where value or gradient are not finite: there is nothing to interpolate."""
     reach_growth: float = 2.0
     """Factor by which the longest step of BFGS grows with each accepted one, after a longest step had to be shortened
-    to a tenth or less.
+    to a hundredth, and from then on to a tenth.
 
     **Source:** the growth of a trust region: Nocedal and Wright (2006), Numerical Optimization,
     algorithm 4.1."""
