@@ -18,7 +18,7 @@ from reporting.cells import origin
 TITLES = {
     "honesty": "Trust: honesty on hard fits",
     "accuracy": "Trust: distance from the exact maximum",
-    "plan": "Trust: the data of Plan et al. (2012)",
+    "plan": "Trust: data in the design of Plan et al. (2012)",
     "coverage": "Trust: coverage of intervals",
 }
 README = HERE.parent / "README.md"
