@@ -76,12 +76,23 @@ def means(fit: LinearFit, data: Any, level: str | int | None) -> np.ndarray:
 
 
 def n_levels(fit: LinearFit, level: str | int | None) -> int:
-    """The number of grouping factors whose effects are in a prediction at `level`."""
+    """The number of grouping factors whose effects are in a prediction at `level`.
+
+    **Arguments:** `level`: as for `predict`.
+    **Raises:** OptionError for an unknown level, for anything but None, a label or a number, and for some of several
+    crossed factors, which have no order.
+    """
     labels = [grouping.label for grouping in fit.model.groupings]
     if level is None:
         return len(labels)
     if level == "population":
         return 0
+    if not isinstance(level, str):
+        is_number = isinstance(level, (int, np.integer)) and not isinstance(level, bool)
+        if not is_number or not 0 <= level <= len(labels):
+            raise OptionError(
+                f"level must be None, a label, or a number from 0 to {len(labels)}; received {shown(level)}."
+            )
     if not fit.model.nested and (isinstance(level, str) or 0 < level < len(labels)):
         raise OptionError(
             f"level {shown(level)}: the grouping factors are crossed, so that they have no order; use None (all random "
@@ -94,8 +105,6 @@ def n_levels(fit: LinearFit, level: str | int | None) -> int:
                 f"{near_matches(level, labels)}"
             )
         return labels.index(level) + 1
-    if isinstance(level, bool) or not isinstance(level, (int, np.integer)) or not 0 <= level <= len(labels):
-        raise OptionError(f"level must be None, a label, or a number from 0 to {len(labels)}; received {shown(level)}.")
     return int(level)
 
 

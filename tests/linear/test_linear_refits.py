@@ -72,10 +72,13 @@ def split_plot() -> LinearFit:
     return jn.lme("yield ~ nitro", random="~ 1 | Block/Variety", data=jn.datasets.oats())
 
 
-def dense_variances(fit: LinearFit, count: int, sources: tuple[str, ...]) -> np.ndarray:
-    """Variances of the errors of predictions (rows,) with the effects of `count` levels, by V^-1 rows by rows."""
+def dense_variances(
+    fit: LinearFit, count: int, sources: tuple[str, ...], correlation: np.ndarray | None = None
+) -> np.ndarray:
+    """Variances of the errors of predictions (rows,) with the effects of `count` levels, by V^-1 rows by rows, and the
+    `correlation` (rows, rows) of the residuals, None for independent ones."""
     X, rows = fit.model.fixed.matrix, fit.model.n_rows
-    residual = fit.sigma**2 * np.eye(rows)
+    residual = fit.sigma**2 * (np.eye(rows) if correlation is None else correlation)
     parts = []
     for grouping, psi in zip(fit.model.groupings, fit.outcome.psi, strict=True):
         same_unit = grouping.units.codes[:, None] == grouping.units.codes[None, :]
@@ -99,7 +102,10 @@ def half_widths(frame: pd.DataFrame) -> np.ndarray:
 # --- intervals of predictions ---
 
 
-@pytest.mark.parametrize("sources", [("parameters",), ("effects",), ("parameters", "effects", "residual")])
+SOURCES = [("parameters",), ("effects",), ("parameters", "effects", "residual")]
+
+
+@pytest.mark.parametrize("sources", SOURCES)
 @pytest.mark.parametrize("level", [None, "Block", "population"])
 def test_intervals_of_predictions(split_plot: LinearFit, level: str | None, sources: tuple[str, ...]) -> None:
     """By the covariance of all rows; the same for the rows of the fit given as a table."""
@@ -117,6 +123,11 @@ def test_intervals_with_crossed_factors() -> None:
     found = fit.predict(interval=0.9, uncertainty=("parameters", "effects"))
     expected = 1.6448536269514722 * np.sqrt(dense_variances(fit, 2, ("parameters", "effects")))
     np.testing.assert_allclose(half_widths(found), expected, rtol=1e-8)  # differences of terms a hundred times as large
+    for level in ([1], True, 3, 0.5):
+        with pytest.raises(jn.OptionError, match="level must be None, a label, or a number from 0 to 2; received"):
+            fit.predict(level=level)
+    with pytest.raises(jn.OptionError, match="crossed"):
+        fit.predict(level=1)
 
 
 def test_a_new_unit_has_the_interval_of_the_population(growth: LinearFit) -> None:
@@ -126,15 +137,44 @@ def test_a_new_unit_has_the_interval_of_the_population(growth: LinearFit) -> Non
     assert half_widths(of_units)[0] < 0.95 * half_widths(population)[0]
 
 
-def test_intervals_where_residuals_are_correlated() -> None:
-    """With rho held near zero the interval is that of independent residuals."""
+@pytest.mark.parametrize("sources", SOURCES)
+@pytest.mark.parametrize("level", [None, "population"])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_intervals_with_random_slopes(shuffled: bool, level: str | None, sources: tuple[str, ...]) -> None:
     data = jn.datasets.orthodont()
-    plain = jn.lme("distance ~ age", "~ 1 | Subject", data, method="ML")
-    serial = jn.lme("distance ~ age", "~ 1 | Subject", data, correlation=jn.correlation.AR1(), method="ML")
-    a, b = plain.predict(interval=0.95), serial.predict(interval=0.95)
-    assert abs(serial.values["rho"]) < 0.05
-    np.testing.assert_allclose(half_widths(b), half_widths(a), rtol=0.05)
-    assert np.abs(half_widths(b) / half_widths(a) - 1.0).max() > 1e-4
+    table = data.sample(frac=1.0, random_state=4) if shuffled else data
+    fit = jn.lme("distance ~ age", "~ age | Subject", table)
+    found = fit.predict(level=level, interval=0.9, uncertainty=sources)
+    expected = 1.6448536269514722 * np.sqrt(dense_variances(fit, 0 if level else 1, sources))
+    np.testing.assert_allclose(half_widths(found), expected, rtol=1e-8)  # intercepts and slopes correlate by -0.6
+    pd.testing.assert_index_equal(found.index, table.index)
+    new = fit.predict(data, level=level, interval=0.9, uncertainty=sources)
+    pd.testing.assert_frame_equal(new, found.loc[data.index])
+
+
+@pytest.mark.parametrize("sources", SOURCES)
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_intervals_where_residuals_are_correlated(shuffled: bool, sources: tuple[str, ...]) -> None:
+    """By the covariance of all rows, residuals of a subject correlated by rho to the number of rows between them."""
+    data = jn.datasets.orthodont()
+    subject = data["Subject"].to_numpy()
+    noise = np.random.default_rng(2).normal(size=len(data))
+    for row in np.flatnonzero(subject[1:] == subject[:-1]) + 1:
+        noise[row] = 0.8 * noise[row - 1] + 0.6 * noise[row]
+    data = data.assign(distance=data["distance"] + 3.0 * noise)
+    data = data.sample(frac=1.0, random_state=4) if shuffled else data
+    fit = jn.lme("distance ~ age", "~ 1 | Subject", data, correlation=jn.correlation.AR1())
+    assert fit.converged
+    assert fit.values["rho"] > 0.3 or shuffled
+    subject, place = data["Subject"].to_numpy(), data.groupby("Subject", observed=True).cumcount().to_numpy()
+    apart = np.abs(place[:, None] - place[None, :])
+    correlation = np.where(subject[:, None] == subject[None, :], fit.values["rho"] ** apart, 0.0)
+    found = fit.predict(interval=0.9, uncertainty=sources)
+    expected = 1.6448536269514722 * np.sqrt(dense_variances(fit, 1, sources, correlation))
+    np.testing.assert_allclose(half_widths(found), expected, rtol=1e-8)
+    if "effects" in sources:
+        independent = 1.6448536269514722 * np.sqrt(dense_variances(fit, 1, sources))
+        assert np.abs(half_widths(found) / independent - 1.0).max() > 1e-3
 
 
 def test_a_variance_that_depends_on_the_row(growth: LinearFit) -> None:
