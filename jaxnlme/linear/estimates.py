@@ -62,6 +62,14 @@ Quantity = Callable[[VariancePoint], float]
 
 
 def variance_point(source: LinearFit | Refit, theta: np.ndarray, sigma: float) -> VariancePoint:
+    """The VariancePoint at other variance parameters of a fit or refit.
+
+    The likelihood takes a variance function g over its geometric mean over the rows, so that its sigma does not move
+    with the parameters of g; that reported is the factor of g itself, and is divided by this mean.
+
+    **Arguments:** `theta` (parameters,), unconstrained; `sigma`: that of the likelihood.
+    **Returns:** the point; its sigma is infinite where the mean of g is zero in floating-point numbers.
+    """
     residual = source.residual
     psi = covariances(source.problem, theta, sigma)
     if residual is None:

@@ -36,7 +36,8 @@ class LinearBootstrap(Bootstrap):
 def bootstrap(
     fit: LinearFit, n: int = 500, *, seed: int = 0, kind: str = "parametric", progress: bool | None = None
 ) -> LinearBootstrap:
-    """Refit the model to `n` bootstrap samples, by the criterion of the fit (REML or ML).
+    """Refit the model to `n` bootstrap samples, by the criterion of the fit (REML or ML). Refits start from the
+    estimates (`refit`).
 
     **Arguments:** `kind`: "parametric" draws responses from the fitted model with new random effects, as
     `fit.simulate`; "case" draws the units of the outermost grouping factor with replacement, as many as there are, each

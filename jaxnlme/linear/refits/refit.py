@@ -88,17 +88,20 @@ def refit(
     y: np.ndarray | None = None,
     X: np.ndarray | None = None,
     rows: ResampledRows | None = None,
-    restricted: bool | None = None,
 ) -> Refit:
-    """The same model with other responses `y` (rows,), columns `X` (rows, fixed) of fixed effects, `rows` or criterion;
-    None: those of the fit.
+    """The same model with other responses, columns of fixed effects or rows, by the criterion of the fit (REML or ML).
 
-    **Raises:** DataError for responses of another length or that are not finite; OptionError for a variance function
-    of the fitted values, whose estimate is no maximum.
+    The search begins at the estimates only (where some variance is estimated as zero, as for new data), while
+    `fit_linear` also tries other starts, with a residual covariance several: of several maxima a refit may find another
+    one than a fit to the same data would.
+
+    **Arguments:** `y` (rows,); `X` (rows, fixed); `rows`, drawn from those of the fit; None: those of the fit.
+    **Returns:** a Refit; `.converged` says whether the search ended at a maximum.
+    **Raises:** DataError for responses of another length or that are not finite, and for drawn rows that do not
+    determine the fixed effects; OptionError for a variance function of the fitted values, whose estimate is no maximum.
     """
     y = fit.model.y if y is None else np.asarray(y, float)
     X = fit.model.fixed.matrix if X is None else X
-    restricted = fit.restricted if restricted is None else restricted
     if y.shape != (fit.model.n_rows,) or not np.isfinite(y).all():
         raise DataError(f"responses must be {fit.model.n_rows} finite numbers; received shape {y.shape}.")
     if fit.residual is not None and depends_on_fitted(fit.residual.error):
@@ -107,23 +110,23 @@ def refit(
             "refitted to other responses or with values held; use a variance function of a column, or compare by the "
             "approximate distribution (method='chi-square')."
         )
-    designs, series, frame = [grouping.random_design() for grouping in fit.model.groupings], fit.series, fit.model.frame
+    designs, frame = [grouping.random_design() for grouping in fit.model.groupings], fit.model.frame
     if rows is not None:
         y, X = y[rows.index], X[rows.index]
-        designs, series, frame = rows.designs(designs), rows.series(series), rows.frame(fit)
+        designs, frame = rows.designs(designs), rows.frame(fit)
         rank = np.linalg.matrix_rank(X / np.maximum(np.linalg.norm(X, axis=0), np.finfo(float).tiny))
         if rank < X.shape[1]:
             raise DataError(f"the {X.shape[1]} columns of fixed effects have rank {rank} in the rows that were drawn.")
     residual = None
     if not fit.model.nested:
-        problem, likelihood = crossed_likelihood(y, X, designs, restricted)
+        problem, likelihood = crossed_likelihood(y, X, designs, fit.restricted)
     else:
-        problem = linear_problem(y, X, designs, series)
+        problem = linear_problem(y, X, designs, fit.series)  # series: of models without units to draw
         error = None if fit.residual is None else fit.residual.error
         if error is not None:
             residual = residual_rows(problem, error, frame)
         source: Any = cross_products(problem) if residual is None else residual.rows
-        likelihood = ProfiledLikelihood(source, problem.n_rows, restricted)
+        likelihood = ProfiledLikelihood(source, problem.n_rows, fit.restricted)
     theta = fit.outcome.estimation.theta
     starts = [theta] if not likelihood.factors or (np.abs(theta) > 0).all() else []
     estimation = estimate(likelihood, starts)

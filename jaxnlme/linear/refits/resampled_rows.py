@@ -42,10 +42,6 @@ class ResampledRows:
             out.append(dataclasses.replace(design, **new))
         return out
 
-    def series(self, series: np.ndarray | None) -> np.ndarray | None:
-        """Numbers of the series of correlated rows."""
-        return None if series is None else self._distinct(series)
-
     def frame(self, fit: LinearFit) -> Any:
         """The columns that the residual model of `fit` reads at these rows, None without such a model; the column that
         separates series separates the draws too."""
