@@ -69,8 +69,8 @@ class GaussHermite(AbstractIntegral):
     """Adaptive Gauss-Hermite quadrature: nodes at z + C u, C C' = H^-1, u on a tensor grid.
 
     With `passes` it is repeated so often, each time around the posterior mean and spread by the posterior covariance
-    that the nodes before give: for a posterior with a long tail or a second mode, which the curvature at a mode knows
-    nothing of.
+    that the nodes before give: for a posterior with a long tail or a second mode, which the curvature at the mode does
+    not describe.
 
     **Arguments:** `nodes`: per effect; `batch`: points computed at a time (None: all); `passes`.
     **Source:** Pinheiro and Bates (1995), J Comput Graph Stat 4, 12-35, section 2.4; for the passes Naylor and Smith

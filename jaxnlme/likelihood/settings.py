@@ -46,12 +46,15 @@ class IntegrationSettings:
     most_nodes: int = 15
     """Largest default number of quadrature nodes per effect; three effects have 15**3 = 3,375 points."""
     moment_passes: int = 2
-    """Passes of quadrature around posterior moments: on Hill curves with 12 nodes an effect the log-likelihood is off
-    by 0.8 at modes, 0.04 after one pass and 0.01 after two; more change nothing, or swing where nodes are few."""
+    """Passes of quadrature around posterior moments: on Hill curves of 100 subjects at four doses (the first set of
+    `hillRich` in `benchmarks/trust_tables`, at the truth) with 12 nodes an effect the log-likelihood is off by 0.8 at
+    modes, 0.09 after one pass and 0.04 after two; at two doses (`hillSparse`) by 12, 4 and 3, after three by 2. More
+    passes swing where nodes are few."""
     moment_nodes: int = 3
     """Fewest nodes an effect that have a variance between them and outside."""
     least_variance: float = 1e-6
-    """Added to posterior variances, in units of those by the curvature: one node may have all the weight."""
+    """Added to posterior variances, in units of the spread of the nodes of that pass: one node may have all the
+    weight."""
     batch: int = 100
     """Quadrature points or draws of a group computed at a time, to bound memory."""
     grid_batch: float = 2.5
