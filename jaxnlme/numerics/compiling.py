@@ -31,6 +31,8 @@ def compiled(fn: Callable, rows: int, *, once: bool = False, often: bool = False
 
     **Arguments:** `rows`: rows of data that one call computes; `once`: the program runs once; `often`: it runs many
     hundred times; neither: some fifty times.
+    **Returns:** a function of the arguments of `fn`, compiled by its first call; its `.lower(*args).compile()` does so
+    ahead of calls.
     """
     small = rows < (COMPUTATION.rows_if_run_once if once else COMPUTATION.rows_if_run_fifty_times)
     heavy = often and rows >= COMPUTATION.rows_if_run_often
