@@ -75,7 +75,8 @@ def advance(
         return _after_step(control, size, state, ORDER, functools.partial(linearly_implicit_step, field))
 
     def examine(now: tuple[_State, Any]) -> tuple[_State, Any]:
-        """Whether the step to come is longer than stability allows; a loop, which a batch leaves out if none waits."""
+        """The state with `stiff` where the next step is longer than stability allows; the body of a loop, which a batch
+        leaves out where no group waits."""
         state, waiting = now
         fastest = spectral_radius(field.jacobian(state.s, state.y[0]))
         stiff = (state.proposed * fastest > SOLVER.stability_limit).astype(dtype)
