@@ -73,10 +73,10 @@ def ode(
     `rate`, `overlap`, `pending`, `constant_infusion`: as for `jn.pkpd.compartments`. `solver`: an adaptive Runge-Kutta
     method of diffrax, None for `diffrax.Tsit5()`; where stability limits the steps of an explicit one, a linearly
     implicit method of third order goes on (for equations stiff everywhere: `diffrax.Kvaerno5()`). `rtol`: relative
-    tolerance of a step. `atol`: absolute tolerance of a step in units of the size of each state, which is its initial value, or
-    the largest dose of the group where it starts at 0; or a dictionary of absolute tolerances by state, in the state's
-    own unit. `max_steps`: most steps for one group; a group whose solution needs more, or fails otherwise, has
-    predictions that are not finite.
+    tolerance of a step. `atol`: absolute tolerance of a step in units of the size of each state, which is its initial
+    value, or the largest dose of the group where it starts at 0; or a dictionary of absolute tolerances by state, in
+    the state's own unit. `max_steps`: most steps for one group; a group whose solution needs more, or fails otherwise,
+    has predictions that are not finite.
     **Returns:** an ODEModel, to be used as the model function or inside one.
     **Raises:** OptionError for options that do not fit; ImportError without diffrax.
 

@@ -39,7 +39,7 @@ from jaxnlme.data.events.facts import EventFacts
 from jaxnlme.numerics.arrays import unfused
 from jaxnlme.pkpd.linear import LinearSystem
 from jaxnlme.pkpd.settings import CIRCLE
-from jaxnlme.pkpd.spectrum import Pair, Spectrum, Sums, When, spectrum, sums
+from jaxnlme.pkpd.spectrum import DoseSums, DoseTimes, Pair, Spectrum, dose_sums, spectrum
 from jaxnlme.pkpd.structure import Structure
 from jaxnlme.pkpd.timeline import Actions
 from jaxnlme.records import Events, Rows
@@ -48,11 +48,11 @@ from jaxnlme.records import Events, Rows
 SHARED = 3
 
 
-def shared_sums(factors: tuple, at: Spectrum, when: When, dose: Any, always: bool = False) -> Sums:
-    """The Sums that responses to the doses `dose` (actions,) and their derivatives up to the order SHARED need: on the
-    circle, for each order what it contributes to each response of `_of_order`. **Arguments:** as for `response`."""
+def shared_sums(factors: tuple, at: Spectrum, when: DoseTimes, dose: Any, always: bool = False) -> DoseSums:
+    """The DoseSums that responses to the doses `dose` (actions,) and their derivatives up to the order SHARED need: on
+    the circle, for each order what it contributes to each response of `_of_order`. **Arguments:** as for `response`."""
     of_circle = functools.partial(_around, factors, at)
-    return sums(
+    return dose_sums(
         at,
         when,
         dose,
@@ -75,12 +75,19 @@ def _of_order(order: int, factors: tuple) -> list[tuple[int, tuple[int, ...]]]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def response(
-    i: int, powers: tuple[int, ...], always: bool, factors: tuple, at: Spectrum, when: When, dose: Any, shared: Sums
+    i: int,
+    powers: tuple[int, ...],
+    always: bool,
+    factors: tuple,
+    at: Spectrum,
+    when: DoseTimes,
+    dose: Any,
+    shared: DoseSums,
 ) -> Any:
     """Y(i, s) (obs,).
 
-    **Arguments:** `i`; `powers`: s; `always`: see `sums`; `factors`: (S, P) or (a,) of each factor; `at`: the roots of
-    all, in their order; `when`; `dose` (actions,); `shared`: `shared_sums` of them.
+    **Arguments:** `i`; `powers`: s; `always`: see `dose_sums`; `factors`: (S, P) or (a,) of each factor; `at`: the
+    roots of all, in their order; `when`; `dose` (actions,); `shared`: `shared_sums` of them.
     """
     multiplicity = [s for s, factor in zip(powers, factors, strict=True) for _ in factor]
     found = [n for n in range(SHARED + 1) if (i, powers) in _of_order(n, factors)]
@@ -88,7 +95,9 @@ def response(
         derivatives, place = shared.derivatives, _of_order(found[0], factors).index((i, powers))
         around = None if at.nodes is None else shared.on_circle[found[0]][place]
     else:
-        own = sums(at, when, dose, max(multiplicity), functools.partial(_around, factors, at, [(i, powers)]), always)
+        own = dose_sums(
+            at, when, dose, max(multiplicity), functools.partial(_around, factors, at, [(i, powers)]), always
+        )
         derivatives, around = own.derivatives, None if at.nodes is None else own.on_circle[0]
     total = None if around is None else jnp.where(at.close, around, 0.0)
     for k in range(len(at.poles)):
@@ -207,10 +216,10 @@ def amounts_by_responses(
             continue
         scale, lag = (of_dose(kind, compartment) for kind in ("bioavailability", "lag"))
         scale = 1.0 if scale is None else scale
-        when = When.of(x, events, done, 0.0 if lag is None else lag)
+        when = DoseTimes.of(x, events, done, 0.0 if lag is None else lag)
 
         def of(
-            factors: tuple, poles: tuple, closest: dict, when: When = when, dose: Any = dose
+            factors: tuple, poles: tuple, closest: dict, when: DoseTimes = when, dose: Any = dose
         ) -> Callable[[int], Any]:
             """Responses to these doses with all powers 1, by i."""
             at = spectrum(poles, closest)

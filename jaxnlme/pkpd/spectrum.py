@@ -80,7 +80,7 @@ def spectrum(poles: Sequence[Any], closest: dict[tuple[int, int], float]) -> Spe
     return Spectrum(poles, circled, close, nodes, weights)
 
 
-class When(eqx.Module):
+class DoseTimes(eqx.Module):
     """Times of rows and actions, and which actions have happened at which row.
 
     **Fields:** `rows` (obs,); `actions` (actions,); `happened` (obs, actions) where all actions are summed at each row,
@@ -95,8 +95,8 @@ class When(eqx.Module):
     fresh: Any
 
     @classmethod
-    def of(cls, x: Rows, events: Events, done: Actions, lag: Any) -> When:
-        """The When of a group, whose actions are in order (`in_order`) unless they are summed.
+    def of(cls, x: Rows, events: Events, done: Actions, lag: Any) -> DoseTimes:
+        """The DoseTimes of a group, whose actions are in order (`in_order`) unless they are summed.
 
         **Arguments:** `lag` (), which the times of `done` contain as a constant: its derivatives are those of a shift
         of all rows, not of each action.
@@ -109,21 +109,22 @@ class When(eqx.Module):
         return cls(time, done.time, happened, last, gaps_between(done.time, done.segment)[0])
 
 
-class Sums(eqx.Module):
+class DoseSums(eqx.Module):
     """The sum over doses g.
 
     **Fields:** `derivatives`: for each order 0, 1, ... and each rate constant the derivative of g there, (obs,);
-    `on_circle`: g on the circle, real and imaginary parts (nodes, obs), or what `of_circle` of `sums` makes of them.
+    `on_circle`: g on the circle, real and imaginary parts (nodes, obs), or what `of_circle` of `dose_sums` makes of
+    them.
     """
 
     derivatives: tuple[tuple[Any, ...], ...]
     on_circle: Any
 
 
-def sums(
-    at: Spectrum, when: When, dose: Any, orders: int, of_circle: Callable[[Any], Any], always: bool = False
-) -> Sums:
-    """The Sums of the doses `dose` (actions,).
+def dose_sums(
+    at: Spectrum, when: DoseTimes, dose: Any, orders: int, of_circle: Callable[[Any], Any], always: bool = False
+) -> DoseSums:
+    """The DoseSums of the doses `dose` (actions,).
 
     **Arguments:** `orders`: number of derivatives at the rate constants, with g itself; `of_circle`: a linear function
     of g on the circle; `always`: it is evaluated where it is not needed too; without, not if no group of a batch needs
@@ -137,8 +138,8 @@ def sums(
     derivatives = _at_points(jnp.stack(at.poles), when, dose, orders)
     unstacked = tuple(tuple(of_order[k] for k in range(len(at.poles))) for of_order in derivatives)
     if at.nodes is None:
-        return Sums(unstacked, None)
-    return Sums(unstacked, on_circle(at.nodes) if always else _where_close(at, on_circle, at.nodes))
+        return DoseSums(unstacked, None)
+    return DoseSums(unstacked, on_circle(at.nodes) if always else _where_close(at, on_circle, at.nodes))
 
 
 def _where_close(at: Spectrum, fn: Callable[[Pair], Any], points: Pair) -> Any:
@@ -154,7 +155,7 @@ def _where_close(at: Spectrum, fn: Callable[[Pair], Any], points: Pair) -> Any:
     return jax.lax.while_loop(lambda state: state[0], once, (at.close, points, zeros))[2]
 
 
-def _at_points(points: Any, when: When, dose: Any, orders: int) -> list[Any]:
+def _at_points(points: Any, when: DoseTimes, dose: Any, orders: int) -> list[Any]:
     """g and its derivatives (points, obs) at `points` (points,), real or complex."""
     dose = dose.astype(points.dtype)
 
