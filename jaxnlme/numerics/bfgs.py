@@ -25,9 +25,7 @@ class BFGSState(eqx.Module):
 
     `x`, `value`, `gradient`: at the best point; `inverse` (n, n): the inverse Hessian approximation; `direction` (n,),
     `slope`, `step`: the current line search; `decrement`: half of g' H^-1 g, the predicted distance to the minimum in
-    units of the objective; `reach`: the longest step, as a fraction of the bounds on changes, less than one after a
-    search in which the longest step was far too long; `evaluations`; `iterations`: accepted steps; `stalled`: no step
-    decreases the value.
+    units of the objective; `evaluations`; `iterations`: accepted steps; `stalled`: no step decreases the value.
     """
 
     x: jax.Array
@@ -38,7 +36,6 @@ class BFGSState(eqx.Module):
     slope: jax.Array
     step: jax.Array
     decrement: jax.Array
-    reach: jax.Array
     evaluations: jax.Array
     iterations: jax.Array
     stalled: jax.Array
@@ -65,11 +62,10 @@ class BFGS(eqx.Module):
         both = self.free[:, None] & self.free[None, :]
         inverse = xnp.where(both, inverse, 0.0)
         gradient = xnp.where(self.free, gradient, 0.0)
-        one = xnp.ones(())
-        direction, slope, decrement = self._direction(gradient, inverse, one)
+        direction, slope, decrement = self._direction(gradient, inverse)
         zero = xnp.zeros((), int)
         return BFGSState(
-            x, value, gradient, inverse, direction, slope, one, decrement, one, zero + 1, zero, xnp.zeros((), bool)
+            x, value, gradient, inverse, direction, slope, xnp.ones(()), decrement, zero + 1, zero, xnp.zeros((), bool)
         )
 
     def trial(self, state: BFGSState) -> Vector:
@@ -92,20 +88,14 @@ class BFGS(eqx.Module):
 
         s = xnp.where(self.free, state.step * state.direction, 0.0)
         inverse = self._updated_inverse(state.inverse, s, xnp.where(accept, gradient - state.gradient, 0.0))
-        # Where a step of the longest length had to be shortened much, the next searches begin near what was accepted.
-        length = xnp.max(xnp.abs(state.direction) / self.max_change, initial=0.0)
-        much = xnp.where(state.reach < 1.0, MINIMISER.least_shrink, MINIMISER.least_shrink**2)
-        far = (length > 0.99 * state.reach) & (state.step <= 1.01 * much)
-        reach = MINIMISER.reach_growth * xnp.where(far, state.step * length, state.reach)
-        reach = xnp.where(accept, xnp.minimum(1.0, reach), state.reach)
-        direction, slope, decrement = self._direction(gradient, inverse, reach)
+        direction, slope, decrement = self._direction(gradient, inverse)
         # Steps along negative curvature can make the approximation so large that rounding makes it indefinite: it is
         # then replaced by a diagonal matrix with the units of the variables.
         units = xnp.where(self.free, self.max_change, 0.0)
         largest = xnp.max(xnp.abs(gradient) * units, initial=0.0)
         restart = accept & (largest > 0.0) & ~((slope < 0.0) & (decrement < MINIMISER.implausible_decrement))
         inverse = xnp.where(restart, xnp.diag(units**2 / xnp.where(largest > 0.0, largest, 1.0)), inverse)
-        direction, slope, decrement = self._direction(gradient, inverse, reach)
+        direction, slope, decrement = self._direction(gradient, inverse)
 
         gain = xnp.where(finite, value - state.value - state.step * state.slope, xnp.inf)
         shrink = -state.slope * state.step / (2.0 * xnp.where(gain > 0, gain, xnp.inf))
@@ -124,7 +114,6 @@ class BFGS(eqx.Module):
             slope=if_accepted(slope, state.slope),
             step=if_accepted(xnp.ones(()), shorter),
             decrement=if_accepted(decrement, state.decrement),
-            reach=reach,
             evaluations=state.evaluations + 1,
             iterations=state.iterations + accept,
             stalled=~accept & (shorter < MINIMISER.shortest_bfgs_step),
@@ -134,15 +123,15 @@ class BFGS(eqx.Module):
         """`state` with another inverse Hessian approximation `inverse` (n, n) and the search direction it implies."""
         xnp = xp(state.x)
         inverse = xnp.where(self.free[:, None] & self.free[None, :], inverse, 0.0)
-        direction, slope, decrement = self._direction(state.gradient, inverse, state.reach)
+        direction, slope, decrement = self._direction(state.gradient, inverse)
         return dataclasses.replace(state, inverse=inverse, direction=direction, slope=slope, decrement=decrement)
 
-    def _direction(self, gradient: Vector, inverse: Matrix, reach: Scalar) -> tuple[Vector, Scalar, Scalar]:
+    def _direction(self, gradient: Vector, inverse: Matrix) -> tuple[Vector, Scalar, Scalar]:
         xnp = xp(gradient)
         direction = -(inverse @ gradient)
         slope = xnp.sum(direction * gradient)
         decrement = -0.5 * slope
-        shrink = 1.0 / xnp.maximum(1.0, xnp.max(xnp.abs(direction) / self.max_change, initial=0.0) / reach)
+        shrink = 1.0 / xnp.maximum(1.0, xnp.max(xnp.abs(direction) / self.max_change, initial=0.0))
         return direction * shrink, slope * shrink, decrement
 
     def _updated_inverse(self, inverse: Matrix, s: Vector, y: Vector) -> Matrix:

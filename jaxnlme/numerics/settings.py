@@ -53,12 +53,6 @@ class MinimiserSettings:
     """Step, as a fraction of the quasi-Newton step, below which the line search is given up."""
     shrink_to_finite: float = 0.25
     """Factor on a step of BFGS to a point where value or gradient are not finite: there is nothing to interpolate."""
-    reach_growth: float = 2.0
-    """Factor by which the longest step of BFGS grows with each accepted one, after a longest step had to be shortened
-    to a hundredth, and from then on to a tenth.
-
-    **Source:** the growth of a trust region: Nocedal and Wright (2006), Numerical Optimization,
-    algorithm 4.1."""
     least_curvature: float = 1e-8
     """Cosine of the angle between step and change of the gradient below which the BFGS update is not defined."""
 

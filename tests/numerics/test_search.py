@@ -121,32 +121,6 @@ def test_bfgs_in_a_while_loop_under_vmap() -> None:
     assert np.asarray(end.value) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_bfgs_begins_near_the_last_step_where_the_longest_was_far_too_long() -> None:
-    """After a step that had to be shortened to a hundredth, the next one is at most twice as long, then twice that."""
-
-    def value_and_gradient(x):
-        value = np.sum(np.exp(40.0 * (x - 0.2))) - 50.0 * np.sum(x)
-        return value, 40.0 * np.exp(40.0 * (x - 0.2)) - 50.0
-
-    minimiser = BFGS(np.ones(1, bool), np.ones(1) * 10.0)
-    x = np.zeros(1)
-    state = minimiser.init(x, *value_and_gradient(x), np.eye(1) * 1e6)
-    accepted = []
-    with np.errstate(all="ignore"):  # as in the search of an estimate
-        while len(accepted) < 3:
-            trial = minimiser.trial(state)
-            length = float(np.abs(trial - state.x).max())
-            state, accept = minimiser.update(state, *value_and_gradient(trial))
-            if accept:
-                # As after a renewal of the inverse Hessian, which does not know of the steps so far.
-                state = minimiser.with_inverse(state, np.eye(1) * 1e6)
-                accepted.append((length, float(np.abs(minimiser.trial(state) - state.x).max())))
-    first, following = accepted[0]
-    assert 0.0 < first <= 0.2
-    assert following <= 2.0 * first * (1 + 1e-12)
-    assert float(state.reach) < 1.0
-
-
 def test_bfgs_does_not_change_fixed_variables() -> None:
     end = _minimise(jnp.array([-1.2, 1.0, 0.0]), jnp.array([True, False, True]))
     assert float(end.x[1]) == 1.0

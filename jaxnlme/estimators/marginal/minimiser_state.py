@@ -46,7 +46,6 @@ def blank_state(n: int, dense: int, modes: Any, width: tuple[int, ...] = ()) -> 
         slope=zeros(),
         step=zeros(),
         decrement=zeros(),
-        reach=zeros() + 1.0,
         evaluations=zeros(dtype=int),
         iterations=zeros(dtype=int),
         stalled=zeros(dtype=bool),
@@ -60,8 +59,7 @@ def with_longer_steps(state: MaximumLikelihoodState, accepted: Any) -> BFGS:
     minimiser, bfgs = state.minimiser, state.bfgs
     xnp = xp(bfgs.x)
     limited = xnp.abs(bfgs.inverse @ bfgs.gradient) > minimiser.max_change
-    longer = limited & (minimiser.max_change != SEARCH.largest_log_step) & accepted
-    longer = longer & (bfgs.step == 1.0) & (bfgs.reach == 1.0)
+    longer = limited & (minimiser.max_change != SEARCH.largest_log_step) & accepted & (bfgs.step == 1.0)
     factor = xnp.where(longer, SEARCH.limit_growth, 1.0)
     largest = xnp.clip(minimiser.max_change * factor, 1.0 / SEARCH.largest_change, SEARCH.largest_change)
     return BFGS(minimiser.free, largest)

@@ -85,7 +85,7 @@ def _iterate(
         if not tries:
             session.notify_inner(inner, "init", 0)
         tries += 1
-        result = session.evaluate_notifying(np.asarray(trial), session.best.modes)
+        result = session.evaluate_notifying(np.asarray(trial), session.mode_starts(np.asarray(trial)))
         before = int(state.bfgs.iterations)
         state, trial, over = _update(estimator, state, Evaluation(result.sums, GroupValues()), many_groups)
         session.notify_inner(inner, "iter", tries, result, result.x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any, final
@@ -15,6 +16,7 @@ from jaxnlme.estimators.core.callbacks import NO_INNER, Callback, Callbacks, Inn
 from jaxnlme.estimators.marginal.checkpoint import MarginalCheckpoint, RunState
 from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint
 from jaxnlme.estimators.marginal.minimiser_state import MaximumLikelihoodState
+from jaxnlme.estimators.marginal.mode_starts import Designs, designs_of, starts_at_same_parameters
 from jaxnlme.estimators.marginal.objective import AbstractObjective
 from jaxnlme.estimators.marginal.settings import DIFFERENCES
 from jaxnlme.model.params import Params
@@ -135,6 +137,16 @@ class Session:
         if not self.callbacks.every_stage:
             return self.evaluate(x, modes)
         return self.objective.evaluate_in_stages(x, modes, self.best, self.notify_inner)
+
+    def mode_starts(self, x: np.ndarray) -> Sequence[Any]:
+        """Starts of the mode searches at `x` (n,), from the modes of the best point."""
+        return starts_at_same_parameters(self.objective.evaluator, self._designs, x, self.best)
+
+    @functools.cached_property
+    def _designs(self) -> Designs | None:
+        """The designs of a model for which such starts pay, else None."""
+        worth_it = self.binding.density.solves_equations and self.processes.count == 1
+        return designs_of(self.binding) if worth_it else None
 
     def evaluate_candidate(self, x: np.ndarray) -> EvaluatedPoint:
         """The EvaluatedPoint at a candidate `x` (n,) for a move."""
