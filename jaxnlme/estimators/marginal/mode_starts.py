@@ -62,12 +62,14 @@ def starts_at_same_parameters(
     evaluator: Evaluator, designs: Designs | None, x: np.ndarray, best: EvaluatedPoint
 ) -> Sequence[Any]:
     """Starts of the mode searches at `x` (n,), as `Evaluator.run` takes them: the modes of `best`, moved so that the
-    individual parameters stay; as they are without `designs`."""
+    individual parameters stay; as they are without `designs`, or where psi overflows."""
     if designs is None:
         return best.modes
     density = evaluator.binding.density
     old, new = evaluator.params(best.x), evaluator.params(x)
     before, after = (np.asarray(density.covariance.factor(np.asarray(params.covariance))) for params in (old, new))
+    if not np.isfinite(after).all():
+        return best.modes
     shift = designs.fixed @ (np.asarray(new.beta) - np.asarray(old.beta))
     b = evaluator.placed.collect(best.modes) @ before.T - (designs.inverse @ shift[:, :, None])[:, :, 0]
     z = b @ np.linalg.pinv(after).T

@@ -49,8 +49,11 @@ def test_individual_parameters_stay() -> None:
         place_modes=lambda modes: modes,
     )
     z = rng.normal(size=(7, 2))
-    moved = starts_at_same_parameters(evaluator, designs_of(binding), new, SimpleNamespace(x=old, modes=z))
+    best, designs = SimpleNamespace(x=old, modes=z), designs_of(binding)
+    moved = starts_at_same_parameters(evaluator, designs, new, best)
     assert np.abs(moved - z).max() > 0.1
+    with np.errstate(over="ignore"):
+        assert starts_at_same_parameters(evaluator, designs, new + 1e4, best) is z
 
     def individual(x, modes):
         params, order = evaluator.params(x), np.asarray(binding.problem.order)
