@@ -39,17 +39,17 @@ def record_of(file: str, folder: Path, now: dict[str, Any] | None = None) -> Rec
 
 
 def add_versions(record: Record, name: str, worker: Worker) -> None:
-    """The versions that the worker of this name tells, in place of those on file."""
-    told = worker.ask({"versions": PACKAGES[name]}, OURS_LIMIT).get("versions", {})
+    """The versions that the worker of this name reports, in place of those on file."""
+    reported = worker.ask({"versions": PACKAGES[name]}, OURS_LIMIT).get("versions", {})
     content = record.content["about"]
-    content["versions"] = content.get("versions", {}) | told
+    content["versions"] = content.get("versions", {}) | reported
 
 
 def run(file: str, fits: Iterable[HardFit], options: argparse.Namespace) -> None:
     """Ask every chosen program that can express a fit and has no answer on file; judge the fit anew where one came."""
     record = record_of(file, options.folder, about())
     began, processes = time.monotonic(), workers()
-    told: set[str] = set()
+    with_versions: set[str] = set()
     absent = {p.worker for p in chosen(options.programs)} - set(processes)
     if absent:
         print(f"not installed, and left out: {', '.join(sorted(absent))}", flush=True)
@@ -64,9 +64,9 @@ def run(file: str, fits: Iterable[HardFit], options: argparse.Namespace) -> None
                     continue
                 if program.name in rows and not options.again:
                     continue
-                if program.worker not in told:
+                if program.worker not in with_versions:
                     add_versions(record, program.worker, processes[program.worker])
-                    told.add(program.worker)
+                    with_versions.add(program.worker)
                 limit = OURS_LIMIT if program.worker == OURS else PEER_LIMIT
                 answer = processes[program.worker].ask(fit.to_json() | {"program": program.asked}, limit)
                 row = {"case": fit.name, "hardness": fit.hardness, "program": program.name, "answer": answer}

@@ -186,9 +186,9 @@ def test_values_do_not_depend_on_the_calls_before(trust: SimpleNamespace) -> Non
     """Groups have two modes: a search that begins at the modes of other estimates finds the lower ones."""
     fit = trust.kinds.circadian(601, "from the right hour", (9.0, 2.0, 13.0))
     near, far = (dict(fit.truth) | {"beta": [10.0, 3.0, hour]} for hour in (14.0, 2.0))
-    alone = trust.exact.HardFitLikelihood(fit).log_likelihood(far, "focei")
+    single = trust.exact.HardFitLikelihood(fit).log_likelihood(far, "focei")
     after = trust.exact.HardFitLikelihood(fit)
     after.log_likelihood(near, "focei")
-    assert after.log_likelihood(far, "focei", warm=True) < alone - 1.0
+    assert after.log_likelihood(far, "focei", warm=True) < single - 1.0
     after.log_likelihood(near, "focei")
-    assert after.log_likelihood(far, "focei") == alone
+    assert after.log_likelihood(far, "focei") == single

@@ -71,7 +71,7 @@ def line(trust: SimpleNamespace, **fields: Any) -> Any:
 
 
 def asked(trust: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, estimates: dict[str, Any]) -> Answering:
-    """The worker that stands for PyPI's packages, installed alone."""
+    """The worker that stands for PyPI's packages, installed by itself."""
     worker = Answering(estimates)
     monkeypatch.setattr(trust.asking, "workers", lambda: {"peers": worker})
     return worker

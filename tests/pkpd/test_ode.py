@@ -160,7 +160,7 @@ def saturable_decline(start, vm, km, times):
 @pytest.mark.parametrize("vm, km", [(9.0, 0.2), (9.0, 1e-4), (9.0, 1e-8), (9e4, 2.0), (9e8, 2.0)])
 def test_saturable_elimination_however_fast(vm, km):
     """Rates vm / km up to 1e9 per hour: the solution, and its derivatives in log(vm) and log(km), are those of the
-    closed form. The explicit method alone would need up to 1e10 steps."""
+    closed form. The explicit method by itself would need up to 1e10 steps."""
     model = jn.pkpd.michaelis_menten(1)
     times = np.array([0.0, 0.5, 2.0, 3.5, 8.0, 12.0, 13.0, 20.0])
     x, v = group([{"TIME": 0.0, "EVID": 1, "AMT": 100.0}], times)
