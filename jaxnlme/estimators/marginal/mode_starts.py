@@ -2,7 +2,7 @@
 
 The mode of a group with enough data moves little in its individual parameters when population parameters change, but
 far in whitened effects: where a standard deviation grows seven-fold, old whitened effects are seven times too far out.
-For models that solve differential equations such starts cost more than all else.
+Searches from there cost models that solve differential equations more than all else.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnlme.binding.bind import Binding
 from jaxnlme.estimators.marginal.evaluations import EvaluatedPoint, Evaluator
 from jaxnlme.model.individual_parameters import LinearIndividual
+from jaxnlme.numerics.written_out import as_matrix
 
 
 class Designs:
@@ -46,11 +46,7 @@ def designs_of(binding: Binding) -> Designs | None:
                 return None
 
             def matrix(covariates: Any, design: Any = design, columns: int = columns) -> Any:
-                entries = design.entries(covariates)
-                out = jnp.zeros((n, columns))
-                for (row, column), value in entries.items():
-                    out = out.at[row, column].set(value)
-                return out
+                return as_matrix(design.entries(covariates), n, float, columns)
 
             each = (bucket.x.mask, bucket.covariates)
             by_bucket.append(np.asarray(jax.vmap(lambda _, covariates, matrix=matrix: matrix(covariates))(*each)))
