@@ -29,7 +29,7 @@ README = "test_readme.py::test_python_blocks_run[README]"
 # Seconds up to which every case is in the standard tier; up to which the fastest case of a test function is there, if
 # it has none that is faster; cases of a function in the standard and the long tier together; seconds up to which the
 # cases beyond the first may be.
-EVERY_CASE, FASTEST_CASE, CASES, FURTHER_CASE = 1.5, 5.0, 3, 4.0
+EVERY_CASE, FASTEST_CASE, CASES, FURTHER_CASE = 1.5, 5.0, 2, 4.0
 
 
 def listed(tier: str) -> list[str]:
