@@ -2,13 +2,14 @@
 and SAEM, from true and from wrong starts.
 
     python benchmarks/trust_tables/plan2012.py [--designs hillRich ...] [--methods saemix focei laplace agq saem]
-        [--sets 1-100] [--starts true wrong] [--most-nodes 12] [--batch 10] [--table]
+        [--sets 1-100] [--starts true wrong] [--most-nodes 12] [--batch 10] [--again | --referee | --table]
 
 Every row (a design, method, start and set) goes to results/trust_plan.csv at once, and one that is there is not
 computed again, unless `--again` asks for it. Its log-likelihood is that of `plan_referee.py` at the estimates. AGQ has
 nodes around posterior moments: 6 a dimension at first, doubled, with another fit from the estimates, until the
 log-likelihood at the estimates moves by less than 0.05 with twice as many, or `--most-nodes` is reached. SAEM fits
-`--batch` sets at a time. `--table` only prints the section.
+`--batch` sets at a time. `--referee` only computes the referee's values of the rows on file anew; `--table` only prints
+the section.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--batch", type=int, default=10, help="sets that SAEM fits at a time")
     out.add_argument("--seconds", type=float, default=math.inf, help="stop after these")
     out.add_argument("--again", action="store_true", help="the rows asked for are made anew")
+    out.add_argument("--referee", action="store_true", help="compute the referee's values of the rows asked for anew")
     out.add_argument("--table", action="store_true", help="print the section from the results on file")
     add_folder(out)
     return out
@@ -86,12 +88,7 @@ class Rows:
         with self.path.open(newline="") as file:
             reader = csv.DictReader(file)
             fields, rows = reader.fieldnames or (), [row for row in reader if plan_summary.key(row) not in asked]
-        part = self.path.with_suffix(".part")
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fields, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        part.replace(self.path)
+        replace(self.path, fields, rows)
         self.known -= asked
 
     def add(self, row: dict[str, Any]) -> None:
@@ -112,6 +109,9 @@ def run(options: argparse.Namespace | None = None) -> None:
     folder, stop = options.folder, time.monotonic() + options.seconds
     folder.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
+    if options.referee:
+        assess(folder / FILE, options)
+        return
     rows = Rows(folder / FILE)
     if options.again:
         rows.drop(set(itertools.product(options.designs, options.methods, options.starts, options.sets)))
@@ -122,13 +122,42 @@ def run(options: argparse.Namespace | None = None) -> None:
             for start in options.starts:
                 missing = [k for k in options.sets if (design, method, start, k) not in rows.known]
                 for number, row in fitted(design, method, start, missing, options):
-                    referee = DoseResponseLikelihood(*design_of.arrays(design, number))
-                    values = {name: row[name] for name in design_of.names(design)}
-                    finite = all(np.isfinite(list(values.values())))
                     head = {"design": design, "method": method, "start": start, "set": number}
-                    rows.add(head | row | {"referee": referee.log_likelihood(values) if finite else float("nan")})
+                    rows.add(head | row | {"referee": by_referee(design, number, row)})
                     if time.monotonic() > stop:
                         return
+
+
+def by_referee(design: str, number: int, row: Mapping[str, Any]) -> float:
+    """The referee's log-likelihood of a set at the estimates of a row; NaN without estimates."""
+    values = {name: float(row[name] or "nan") for name in design_of.names(design)}
+    if not np.isfinite(list(values.values())).all():
+        return float("nan")
+    return DoseResponseLikelihood(*design_of.arrays(design, number)).log_likelihood(values)
+
+
+def assess(path: Path, options: argparse.Namespace) -> None:
+    """Compute the referee's values of the rows on file that `options` ask for anew; all on disk at once, at the end."""
+    asked = set(itertools.product(options.designs, options.methods, options.starts, options.sets))
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        fields, rows = reader.fieldnames or (), list(reader)
+    for row in rows:
+        if plan_summary.key(row) in asked:
+            value = by_referee(row["design"], int(row["set"]), row)
+            print(*plan_summary.key(row), row["referee"], f"{value:.8g}", flush=True)
+            row["referee"] = f"{value:.8g}"
+    replace(path, fields, rows)
+
+
+def replace(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table in the place of the one on file, whole or not at all."""
+    part = path.with_suffix(".part")
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(path)
 
 
 def fitted(

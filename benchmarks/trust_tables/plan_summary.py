@@ -24,7 +24,8 @@ INTRODUCTION = (
     "curve, E0, Emax and ED50 log-normal over subjects, proportional error; rich: four doses a subject, sparse: two of "
     "them. True starts are the truth; wrong ones E0 10, Emax 60, ED50 1000, gamma 0.1, variances 1, no correlation, b "
     "doubled. The referee is the log-likelihood by quadrature in numpy "
-    "(`trust_tables/plan_referee.py`), the same for every program. AGQ has nodes around posterior moments "
+    "(`trust_tables/plan_referee.py`), within about 1e-4 a subject, the same for every program. AGQ has nodes around "
+    "posterior moments "
     '(`centre="moments"`; in the tables of honesty and accuracy they are around the mode), doubled from 6 to at most '
     "12 a dimension until the log-likelihood moves by less than 0.05; where it still moves, the fit counts as not "
     "converged. Seconds are CPU seconds of a fit, medians (of SAEM, means over sets fitted together)."
