@@ -111,7 +111,8 @@ class _GivenED50:
         self.sd_ed50 = np.sqrt(variances[2])
         self.slope = covariance / self.sd_ed50 if variances[2] > 0.0 else 0.0  # of log Emax in z
         rest = variances[1] - self.slope**2
-        if np.any(variances < 0.0) or rest < -1e-8 * variances[1]:
+        # The estimates on file have eight digits, and psi may be singular.
+        if np.any(variances < 0.0) or rest < -1e-6 * variances[1]:
             raise ValueError(f"no covariance matrix: variances {variances}, covariance of Emax and ED50 {covariance}.")
         self.sds = np.sqrt([variances[0], max(rest, 0.0)])
         self.typical = np.log([values["E0"], values["Emax"]])
