@@ -18,7 +18,7 @@ def one_fit(row: Record | None) -> list[str]:
     if row is None:
         return ["–"] * 3
     hits = covered(row)
-    return ["yes" if row["converged"] else "**no**", f"{sum(hits)} of {len(hits)}", show(row["seconds"]["wall"], 0)]
+    return ["yes" if row["converged"] else "**no**", f"{sum(hits)} of {len(hits)}", show(row["seconds"]["cpu"], 0)]
 
 
 def section(results: Record, name: str) -> str:
@@ -26,7 +26,7 @@ def section(results: Record, name: str) -> str:
     rows = {(row["file"], row["method"]): row for row in results["rows"]}
     files = list(dict.fromkeys(file for file, _ in rows))
     header = ["file", "observations", "doses"]
-    header += [f"{method}: {cell}" for method in METHODS.values() for cell in ("converged", "covered", "seconds")]
+    header += [f"{method}: {cell}" for method in METHODS.values() for cell in ("converged", "covered", "CPU seconds")]
     body = []
     for file in files:
         fits = [rows.get((file, method)) for method in METHODS]
@@ -50,6 +50,7 @@ def section(results: Record, name: str) -> str:
         "compartments; linear and, `MM`, Michaelis-Menten elimination), read by `GroupedData.from_nonmem`. Covered: "
         "95% intervals of the medians and of the standard deviations of the log that contain the geometric mean and "
         "the standard deviation of the subjects' own parameters, as the file gives them. Starting values are off by a "
-        "third to a half. Wall seconds, compiling included; other programs ran on the machine. " + " ".join(totals)
+        "third to a half. CPU seconds, compiling included; other programs ran on the machines, of which one was 2.4 "
+        "times faster than the others. " + " ".join(totals)
     )
     return "\n\n".join(["### Simulation grid of dose records", origin(results, name), explanation, table(header, body)])
