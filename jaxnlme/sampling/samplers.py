@@ -150,13 +150,20 @@ def laplace_approximation(
 ) -> tuple[Vector, Matrix, Matrix, Any]:
     """Laplace approximation of the conditional distribution of xi given y, at its mode.
 
-    **Arguments:** `mean` (random,), C beta of the group; `centre` (random,), the start of the search.
+    The mode is searched from `centre` and from the mean of the population; the second is taken where its density is
+    higher by a margin, so that the chains of a group with two modes do not stay at the lower one.
+
+    **Arguments:** `mean` (random,), C beta of the group; `centre` (random,), the start of the first search.
     **Returns:** the mode of xi (random,); a factor (random, random) of the covariance there; the inverse of the factor;
     and whether the search converged. Where the search ends in a point that is not finite, mean and covariance of the
     population are returned. With nested levels the factor is lower triangular in blocks of the levels.
     """
     zero = jnp.zeros_like(centre)
-    z, result, hessian = _mode_and_hessian(density, params, group, whitening.solve(centre - mean))
+    starts = jnp.stack([whitening.solve(centre - mean), zero])
+    searches = jax.lax.map(lambda start: _mode_and_hessian(density, params, group, start), starts)
+    value, converged = searches[1].value, searches[1].converged & searches[1].finite
+    higher = converged[1] & ~(value[1] >= value[0] - TUNING.higher_mode_margin)
+    z, result, hessian = jax.tree.map(lambda leaf: jnp.where(higher, leaf[1], leaf[0]), searches)
     usable = result.finite & jnp.all(jnp.isfinite(hessian))
     z = jnp.where(usable, z, zero)
     hessian = jnp.where(usable, hessian, jnp.eye(zero.shape[0], dtype=zero.dtype))

@@ -33,6 +33,9 @@ class ChainSettings:
     """Most evaluations in the search of the conditional mode around which proposals are made."""
     mode_tolerance: float = 1e-3
     """Step, in whitened units, that ends this search: accurate enough for proposals."""
+    higher_mode_margin: float = 2.0
+    """Excess of the log-density at the mode searched from the mean of the population over that at the mode searched
+    from the last one above which it replaces that: two searches for one mode differ by less."""
 
     most_effects_second_degree: int = 6
     """Models with more random effects use control variates of the first degree only: the number of those of the second
