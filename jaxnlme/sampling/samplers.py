@@ -22,7 +22,7 @@ from jaxnlme.numerics.newton import NewtonResult, newton
 from jaxnlme.sampling.control_variates import NestedControlVariates
 from jaxnlme.sampling.metropolis import Moves, Proposal, random_bits, tuned_scales, update_chain
 from jaxnlme.sampling.settings import TUNING
-from jaxnlme.typing import Matrix, Vector
+from jaxnlme.typing import Matrix, Scalar, Vector
 
 # Search of the conditional mode.
 MODE_SEARCH = ModeSearch(TUNING.mode_steps, TUNING.mode_tolerance)
@@ -146,23 +146,27 @@ def whitening_at(density: Density, params: Params, whitened: bool = False) -> Wh
 
 
 def laplace_approximation(
-    density: Density, params: Params, whitening: Whitening, group: Group, mean: Vector, centre: Vector
+    density: Density, params: Params, whitening: Whitening, group: Group, mean: Vector, centre: Vector, again: Scalar
 ) -> tuple[Vector, Matrix, Matrix, Any]:
     """Laplace approximation of the conditional distribution of xi given y, at its mode.
 
-    The mode is searched from `centre` and from the mean of the population; the second is taken where its density is
-    higher by a margin, so that the chains of a group with two modes do not stay at the lower one.
-
-    **Arguments:** `mean` (random,), C beta of the group; `centre` (random,), the start of the first search.
+    **Arguments:** `mean` (random,), C beta of the group; `centre` (random,), the start of the search; `again`: search
+    from the mean as well, and take that mode where its density is higher by a margin, so that the chains of a group
+    with two modes do not stay at the lower one.
     **Returns:** the mode of xi (random,); a factor (random, random) of the covariance there; the inverse of the factor;
     and whether the search converged. Where the search ends in a point that is not finite, mean and covariance of the
     population are returned. With nested levels the factor is lower triangular in blocks of the levels.
     """
     zero = jnp.zeros_like(centre)
-    starts = jnp.stack([whitening.solve(centre - mean), zero])
-    searches = jax.lax.map(lambda start: _mode_and_hessian(density, params, group, start), starts)
+
+    def search(start: Vector, from_mean: Scalar) -> tuple[Vector, tuple[Vector, NewtonResult, Matrix]]:
+        found = _mode_and_hessian(density, params, group, jnp.where(from_mean, zero, start))
+        return found[0], found
+
+    # Both by one program; where the second is not wanted it starts, and ends, at the first mode.
+    _, searches = jax.lax.scan(search, whitening.solve(centre - mean), jnp.stack([again & ~again, again]))
     value, converged = searches[1].value, searches[1].converged & searches[1].finite
-    higher = converged[1] & ~(value[1] >= value[0] - TUNING.higher_mode_margin)
+    higher = again & converged[1] & ~(value[1] >= value[0] - TUNING.higher_mode_margin)
     z, result, hessian = jax.tree.map(lambda leaf: jnp.where(higher, leaf[1], leaf[0]), searches)
     usable = result.finite & jnp.all(jnp.isfinite(hessian))
     z = jnp.where(usable, z, zero)

@@ -29,7 +29,8 @@ def oral(phi, x):
 @cheap
 def mode_from(density, params, group, centre):
     whitening = whitening_at(density, params)
-    mode, _, _, found = laplace_approximation(density, params, whitening, group, jnp.asarray(TYPICAL), centre)
+    again = jnp.asarray(True)
+    mode, _, _, found = laplace_approximation(density, params, whitening, group, jnp.asarray(TYPICAL), centre, again)
     return mode, density.log_joint(params, whitening.solve(mode - TYPICAL), group), found
 
 

@@ -144,10 +144,11 @@ def _with_mode(
     chains: Chains,
 ) -> Chains:
     """Chains of one group with Laplace's approximation at its conditional mode, searched from the last one, or from the
-    mean of the population if the chains are reset."""
+    mean of the population if the chains are reset; also from there if `schedule.search_from_mean`."""
     mean = layout.centring.mean(params.beta, layout.centring.coefficients(group))
     start = jnp.where(schedule.reset_chains, mean, chains.centre)
-    approximation = laplace_approximation(density, params, whitening, group, mean, start)
+    again = schedule.search_from_mean
+    approximation = laplace_approximation(density, params, whitening, group, mean, start, again)
     return eqx.tree_at(lambda c: (c.centre, c.factor, c.inverse, c.mode_found), chains, approximation)
 
 

@@ -139,9 +139,10 @@ class IMP(AbstractStochastic):
         first, second = self._counts(warm)
         k = np.arange(first + second)
         every = np.ones(len(k), bool)
-        # A search for the mode costs little compared with the draws, and is made in every iteration.
+        # A search for the mode costs little compared with the draws, and is made in every iteration; draws near a
+        # higher mode lead it there.
         return Schedule(
-            k, gains(k, first), every, np.zeros(len(k)), every, np.ones(len(k)), pilot_iterations(k), k == 0
+            k, gains(k, first), every, np.zeros(len(k)), every, np.ones(len(k)), pilot_iterations(k), k == 0, ~every
         )
 
 

@@ -34,7 +34,7 @@ from jaxnlme.numerics.threads import run_concurrently
 from jaxnlme.precision import x64
 
 # Fields of a Schedule that all runs of a program share: they decide what is computed (such as searches for modes).
-COMMON_FIELDS = ("gain", "update", "annealing", "search_modes", "sum_scores", "reset_chains")
+COMMON_FIELDS = ("gain", "update", "annealing", "search_modes", "sum_scores", "reset_chains", "search_from_mean")
 
 
 class RunInputs(eqx.Module):

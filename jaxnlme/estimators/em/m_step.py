@@ -50,6 +50,7 @@ class Schedule(eqx.Module):
     - `update`: true if the parameters are updated.
     - `annealing`: alpha, the smallest fraction of its last value to which a variance may fall (0: no limit).
     - `search_modes`: true if conditional modes are searched.
+    - `search_from_mean`: true if such a search is also made from the mean of the population.
     - `tuning_gain`: step size of the tuning of the kernels' step lengths.
     - `sum_scores`: true if complete-data scores are summed up.
     - `reset_chains`: true if the chains are first set to the mean of their population.
@@ -63,6 +64,7 @@ class Schedule(eqx.Module):
     tuning_gain: Any
     sum_scores: Any
     reset_chains: Any
+    search_from_mean: Any
 
 
 class EMState(eqx.Module):

@@ -33,7 +33,7 @@ def fixed_parameter_schedule(run: Run, count: int, **changes: Any) -> Schedule:
         "tuning_gain": 0.0,
         "sum_scores": False,
     }
-    base |= {"reset_chains": False} | changes
+    base |= {"reset_chains": False, "search_from_mean": False} | changes
     return Schedule(
         iteration=run.iteration + np.arange(count),
         **{name: np.broadcast_to(np.asarray(value), (count,)).copy() for name, value in base.items()},
@@ -51,6 +51,7 @@ def equilibrate(run: Run, count: int, adapt: bool = True, restart: bool = False)
     tuning_clock = np.arange(count) + (0 if restart else run.iteration)
     schedule = fixed_parameter_schedule(run, count, tuning_gain=tuning_gains(tuning_clock) if adapt else 0.0)
     schedule.search_modes[0], schedule.reset_chains[0] = adapt, restart
+    schedule.search_from_mean[0] = adapt
     run.iterate(schedule, FIXED_PARAMETERS)
 
 
@@ -72,5 +73,6 @@ def add_averaging(run: Run, full_steps_first: bool) -> None:
     gain = gains(k, SCHEDULE.added_averaging[0] if full_steps_first else -SCHEDULE.continued_gain_offset)
     schedule = fixed_parameter_schedule(run, total, update=True, gain=gain, tuning_gain=tuning_gains(run.iteration + k))
     schedule.search_modes[:] = k % SCHEDULE.mode_search_interval == 0
+    schedule.search_from_mean[:] = k % SCHEDULE.search_from_mean_interval == 0
     run.iterate(schedule, ADDED_AVERAGING)
     run.outer_state.averaging_phases += 1

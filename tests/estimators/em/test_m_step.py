@@ -126,7 +126,7 @@ def maximised(binding, m_step):
     fresh = SimulationSums(stats, zero(len(layout.scored)), np.eye(g), None, zero(1), 1.0)
     start = np.asarray(binding.start.pack(), float)
     begin = EMState(start, jax.tree.map(jnp.zeros_like, stats), zero((g, g)))
-    schedule = Schedule(0, 1.0, True, 0.0, False, 0.0, False, False)
+    schedule = Schedule(0, 1.0, True, 0.0, False, 0.0, False, False, False)
     packed, slope, hessian = after_many_m_steps(layout, binding.density, binding.start, begin, fresh, schedule)
     packed, hessian = np.asarray(packed), np.asarray(hessian)
     if not binding.density.priors:  # second derivatives by matrix products against automatic differentiation
@@ -207,7 +207,7 @@ def test_annealing_limits_the_decrease_of_variances():
     stats = sum_statistics(binding, layout, effects(binding))
     fresh = SimulationSums(stats, np.zeros(0), np.zeros((0, 0)), None, np.zeros(1), 1.0)
     begin = EMState(jnp.asarray(binding.start.pack()), jax.tree.map(jnp.zeros_like, stats), np.zeros((0, 0)))
-    schedules = [Schedule(0, 1.0, True, fraction, False, 0.0, False, False) for fraction in (0.9, 0.0)]
+    schedules = [Schedule(0, 1.0, True, fraction, False, 0.0, False, False, False) for fraction in (0.9, 0.0)]
     held, free = (
         binding.start.unpack(maximise(layout, binding.density, binding.start, begin, fresh, schedule).packed)
         for schedule in schedules
