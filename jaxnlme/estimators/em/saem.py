@@ -287,7 +287,7 @@ class SAEM(AbstractStochastic):
             tuning_gain=tuning_gains(k),
             sum_scores=pilot_iterations(steps),
             reset_chains=k == 0,
-            search_from_mean=k % SCHEDULE.search_from_mean_interval == SCHEDULE.first_mode_searches,
+            search_from_mean=(k >= SCHEDULE.first_mode_searches) & (k % SCHEDULE.search_from_mean_interval == 0),
         )
 
 
