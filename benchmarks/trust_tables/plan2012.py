@@ -80,6 +80,7 @@ class Rows:
     def __init__(self, path: Path):
         self.path = path
         self.known = {plan_summary.key(row) for row in plan_summary.read(path)} if path.exists() else set()
+        self._described = False
 
     def drop(self, asked: set[tuple[str, str, str, int]]) -> None:
         """Leave out the rows on file that are asked for; the others stay."""
@@ -99,8 +100,17 @@ class Rows:
             if new:
                 writer.writeheader()
             writer.writerow({k: f"{v:.8g}" if isinstance(v, float) else v for k, v in row.items()})
+        if not self._described:
+            describe(self.path)
+            self._described = True
         self.known.add(plan_summary.key(row))
         print(*(f"{row.get(name)!s:.70}" for name in FIELDS), flush=True)
+
+
+def describe(path: Path) -> None:
+    """Write machine, day and versions beside the table."""
+    about = {"about": about_this_process() | {"dtype": "float64"}}
+    path.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 def run(options: argparse.Namespace | None = None) -> None:
@@ -115,8 +125,6 @@ def run(options: argparse.Namespace | None = None) -> None:
     rows = Rows(folder / FILE)
     if options.again:
         rows.drop(set(itertools.product(options.designs, options.methods, options.starts, options.sets)))
-    about = json.dumps({"about": about_this_process() | {"dtype": "float64"}}, indent=1)
-    (folder / FILE).with_suffix(".json").write_text(about + "\n")
     for design in options.designs:
         for method in options.methods:
             for start in options.starts:
@@ -148,6 +156,7 @@ def assess(path: Path, options: argparse.Namespace) -> None:
             print(*plan_summary.key(row), row["referee"], f"{value:.8g}", flush=True)
             row["referee"] = f"{value:.8g}"
     replace(path, fields, rows)
+    describe(path)
 
 
 def replace(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

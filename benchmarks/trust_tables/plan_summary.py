@@ -210,7 +210,8 @@ def section(rows: list[Row]) -> list[str]:
         "`sets`: how many of the 100 were fitted from both starts. `wrong = true`: fits "
         "whose log-likelihoods from the two starts, by the referee, differ by at most 0.05 (SAEM) "
         "or 0.01; bold: fewer than 98%. `of these apart`: those that differ although both fits say they converged. "
-        "`without estimates`: fits, from either start, whose estimates are not finite.", "",
+        "`without estimates`: fits, from either start, whose estimates or whose likelihood by the referee are not "
+        "finite. Rows are of several days and versions; that named above is of the last ones.", "",
         summary, "", *reasons, "",
     ]  # fmt: skip
     for design in DESIGNS:
