@@ -47,9 +47,14 @@ FIRST_NODES, STABLE = 6, 0.05
 
 
 def sets(text: str) -> list[int]:
-    """The numbers of "1-20" or "7"."""
+    """The numbers of "1-20" or "7". **Raises:** ArgumentTypeError for others than 1 to `SETS`."""
     first, _, last = text.partition("-")
-    return list(range(int(first), int(last or first) + 1))
+    if not all(part.isdecimal() for part in (first, last or first)):
+        raise argparse.ArgumentTypeError(f"expected numbers of sets such as 7 or 1-20; received {text!r}")
+    numbers = list(range(int(first), int(last or first) + 1))
+    if not numbers or numbers[0] < 1 or numbers[-1] > design_of.SETS:
+        raise argparse.ArgumentTypeError(f"expected sets from 1 to {design_of.SETS}, in order; received {text!r}")
+    return numbers
 
 
 def parser() -> argparse.ArgumentParser:

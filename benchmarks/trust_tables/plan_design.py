@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -65,7 +66,10 @@ def names(design: str) -> list[str]:
 @functools.cache
 def table(design: str) -> pd.DataFrame:
     """All sets of a design: rep, id, dose, y."""
-    return pd.read_csv(reference() / f"{design}Prop.csv.gz")
+    path = reference() / f"{design}Prop.csv.gz"
+    if not path.is_file():
+        sys.exit(f"{path} is missing; JAXNLME_REFERENCE names the folder of reference results, with plan2012 in it.")
+    return pd.read_csv(path)
 
 
 def data(design: str, number: int) -> jn.GroupedData:
