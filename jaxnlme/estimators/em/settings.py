@@ -56,9 +56,10 @@ class ScheduleSettings:
     """Iterations at the beginning, each of which searches the conditional modes: the parameters change fast."""
     mode_search_interval: int = 10
     """Iterations from one search of the conditional modes to the next, later and in added averaging."""
-    search_from_mean_interval: int = 10
+    search_from_mean_interval: int = 50
     """Iterations from one search that also begins at the mean of the population to the next, a multiple of
-    `mode_search_interval`; after `first_mode_searches`, when the parameters have left their start."""
+    `mode_search_interval`; after `first_mode_searches`, when the parameters have left their start. One in ten
+    iterations doubled the time of models with differential equations, whose searches from afar are long."""
     pilot_iterations: int = 40
     """Number of last iterations of the phases that sum up scores, to which the control variates are fitted."""
     added_averaging: tuple[int, int] = (50, 100)
